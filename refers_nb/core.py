@@ -132,7 +132,7 @@ def settings_text():
         for k,key in keys.items(): head += [f'# {key.doc}', f'{k} = {key.default}'.rstrip()]
     return '\n'.join(head) + '\n'
 
-# %% ../nbs/00_core.ipynb #5d46f727
+# %% ../nbs/00_core.ipynb #c56be1fc
 def _where(path, n): return f'{path.name}:{n} ({path})'
 
 def _lines(path):
@@ -140,7 +140,7 @@ def _lines(path):
     try: text = path.read_text(encoding='utf-8-sig')
     except (OSError, UnicodeDecodeError) as e: raise InputError(f'cannot read the settings file {path}: {e}') from None
     section = None
-    for n,line in enumerate(text.splitlines(), 1):
+    for n,line in enumerate(text.split('\n'), 1):
         line = re.sub(r'(^|\s)[#;].*', '', line).strip()
         if not line: continue
         if m := re.fullmatch(r'\[(.*)\]', line):

@@ -1,0 +1,57 @@
+SHELL  := /bin/bash
+PYTHON ?= python3
+BIN    := .venv/bin
+unexport PYTHONPATH
+
+.PHONY: help demo test check wheel lab docs readme clean
+.DEFAULT_GOAL := help
+
+help:      # This list
+	@grep -E '^[a-z]+: .*#' Makefile | sed -E 's/^([a-z]+):.*# */make \1\t/' | expand -t 14
+
+# The environment: the library from this folder, with the tools of its development, in the versions of constraints.txt.
+# `pip` makes it again when either file changes.
+.venv/.installed: pyproject.toml constraints.txt
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -e '.[dev]' -c constraints.txt
+	@touch $@
+
+demo: .venv/.installed   # The whole method on phantoms, in minutes: demo/results.csv and demo/label_efficiency.png
+	$(BIN)/refers-demo --out demo
+
+# The two halves need nothing from each other and run side by side: one core waits for the disk while the other computes.
+test:      # Everything: notebooks and modules in step, every notebook, pytest, a wheel in an environment of its own
+	@$(MAKE) --no-print-directory -j2 check wheel
+
+check: export PATH := $(CURDIR)/$(BIN):$(PATH)
+check: .venv/.installed  # The same without the wheel
+	$(BIN)/python -m pytest tests/test_repository.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --timing
+	$(BIN)/python -m pytest --ignore tests/test_repository.py
+
+# A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
+.venv-wheel/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -m venv --clear .venv-wheel
+	@rm -rf build dist
+	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
+	.venv-wheel/bin/python -m pip install -q --no-compile -c constraints.txt dist/refers_nb-*.whl
+	@touch $@
+
+wheel: .venv-wheel/.installed  # A wheel, installed elsewhere: every module imports and every command answers
+	@rm -rf build dist
+	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
+	.venv-wheel/bin/python -m pip install -q --no-deps --force-reinstall dist/refers_nb-*.whl
+	@rm -rf build
+	cd /tmp && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR)
+
+lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 nbs
+
+docs: .venv/.installed   # The notebooks as web pages in _docs
+	$(BIN)/python tests/render.py docs
+
+readme: .venv/.installed # README.md, from nbs/index.ipynb
+	$(BIN)/python tests/render.py readme
+
+clean:     # Remove what the other targets made
+	rm -rf .venv .venv-wheel build dist _docs demo *.egg-info
