@@ -42,10 +42,10 @@ wheel: .venv-wheel/.installed  # A wheel, installed elsewhere: every module impo
 	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
 	.venv-wheel/bin/python -m pip install -q --no-deps --force-reinstall dist/refers_nb-*.whl
 	@rm -rf build
-	cd /tmp && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR)
+	cd / && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR)
 
-lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 nbs
+lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only; LAB="..." are further options
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB) nbs
 
 docs: .venv/.installed   # The notebooks as web pages in _docs
 	$(BIN)/python tests/render.py docs

@@ -93,13 +93,13 @@ KEYS['weights'] = dict(
     vit_small = Key('vit_small_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset small'),
     vit_base  = Key('vit_base_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset base'))
 
-# %% ../nbs/00_core.ipynb #a11ea726
+# %% ../nbs/00_core.ipynb #ee994a5c
 KEYS['run'] = dict(
     out       = Key('runs', folder, 'Where runs are written'),
     device    = Key('auto', device_name, 'auto (a CUDA GPU where there is one), cpu, mps, cuda or cuda:N'),
     precision = Key('auto', either('auto', 'fp32', 'bf16'), 'auto (bf16 where the processor or GPU has it), fp32 or bf16'),
     workers   = Key('auto', or_auto(number(int)), 'Processes that read images; 0 is none beside the main one, auto one a core'),
-    seed      = Key('42', number(int), 'Every random choice of a run follows from it'))
+    seed      = Key('0', number(int), 'Every random choice of a run follows from it'))
 KEYS['pretrain'] = dict(
     preset = Key('tiny', either('tiny', 'small', 'base'), 'tiny (two cores are enough), small, or base (as in the paper)'),
     start  = Key('imagenet', weights, 'Image encoder at the start: imagenet (see [weights]), random, a timm name or a path'),
@@ -108,19 +108,21 @@ KEYS['pretrain'] = dict(
     epochs = Key('10', number(int, 1), 'Passes over the training studies'),
     bs     = Key('48', number(int, 2), 'Studies in a step; the matching loss tells each from all others'),
     accum  = Key('1', number(int, 1), 'Steps whose gradients are added up before the weights move'),
-    lr     = Key('5e-4', number(float), 'Peak learning rate (AdamW)'),
-    wd     = Key('0.05', number(float), 'Weight decay, none on norms and biases'),
-    warmup = Key('0.1', number(float, 0, 1), 'Share of the steps in which the learning rate rises'),
+    opt    = Key('adamw', either('adamw', 'paper'), 'adamw, or paper: SGD with momentum 0.9 and Lookahead'),
+    lr     = Key('5e-4', number(float), 'Peak learning rate (paper: 3e-3, with SGD)'),
+    wd     = Key('0.05', number(float), 'Weight decay, none on norms and biases (paper: 1e-4, with SGD)'),
+    warmup = Key('0.05', number(float, 0, 1), 'Share of the steps in which the learning rate rises'),
     tau    = Key('0.1', number(float, 1e-3), 'Temperature of the matching loss (paper: 0.1)'),
     lam    = Key('0.75', number(float, 0, 1), 'Weight of study to report against report to study (paper: 0.75)'))
 KEYS['finetune'] = dict(
     fractions = Key('0.01, 0.1, 1', numbers(float, 0, 1), 'Shares of the training labels, nested'),
     seeds     = Key('0, 1, 2', numbers(int), 'One run each'),
-    epochs    = Key('10', number(int, 1), 'Passes over the labelled images (at the full share)'),
+    steps     = Key('auto', or_auto(number(int, 1)), 'Training steps; auto follows from the share of the labels'),
     bs        = Key('32', number(int, 1), 'Images in a step'),
-    lr        = Key('5e-4', number(float), 'Peak learning rate (AdamW)'),
-    wd        = Key('0.05', number(float), 'Weight decay, none on norms and biases'),
-    freeze    = Key('no', flag, 'yes trains the linear head alone'))
+    opt       = Key('adamw', either('adamw', 'sgd'), 'adamw, or sgd with momentum 0.9 (paper)'),
+    lr        = Key('auto', or_auto(number(float)), 'Peak learning rate; auto: 5e-4 for adamw, 3e-2 for sgd (paper: 3e-2)'),
+    linear    = Key('no', flag, 'yes freezes the encoder and trains the head alone'),
+    views     = Key('frontal', either('frontal', 'all'), 'Which radiographs of a study are classified: frontal or all'))
 
 # %% ../nbs/00_core.ipynb #57cc9351
 def settings_text():

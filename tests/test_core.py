@@ -53,7 +53,7 @@ def test_every_key_is_explained_above_it():
     ('[run]\nprecision = fp16\n', 2, 'expected one of auto'),
     ('[pretrain]\nlr = nan\n', 2, 'expected a number'),
     ('[pretrain]\nbs = 1\n', 2, 'expected a whole number from 2'),
-    ('[finetune]\nfreeze = perhaps\n', 2, 'expected yes or no'),
+    ('[finetune]\nlinear = perhaps\n', 2, 'expected yes or no'),
     ('[finetune]\nfractions = 0.1, 2\n', 2, 'expected a number from 0 to 1'),
     ('[finetune]\nseeds =\n', 2, 'expected a whole number'),
     ('[weights]\nvit_tiny =\n', 2, 'expected a timm model name or a path'),
@@ -93,7 +93,7 @@ def test_bom_crlf_and_comments(clean):
 
 
 def test_order_argument_environment_file_default(clean, monkeypatch):
-    assert settings().run.seed == 42
+    assert settings().run.seed == 0
     write(clean/'settings.ini', '[run]\nseed = 1\n')
     assert settings().run.seed == 1
     monkeypatch.setenv('REFERS_NB_RUN_SEED', '2')
