@@ -132,11 +132,11 @@ def load_radiograph(
     "Read and resize one radiograph; what the image store holds is the result of this"
     return resize(read_radiograph(path, at_least=2*size), size, fit)
 
-# %% ../nbs/12_radiograph.ipynb #286b3d73
+# %% ../nbs/12_radiograph.ipynb #c776aba9
 def _bad_path(p):
     "What is wrong with a relative path, or None"
     if not isinstance(p, str) or not p.strip(): return 'is empty'
-    if '\0' in p: return 'holds a zero byte'
+    if '\0' in p or not p.isprintable() or any(0xD800 <= ord(c) < 0xE000 for c in p): return 'holds characters that no text has'
     if PurePosixPath(p).is_absolute() or PureWindowsPath(p).drive or PureWindowsPath(p).root: return 'is absolute'
     if '..' in p.replace('\\', '/').split('/'): return 'leads out of its root folder (..)'
 
@@ -147,7 +147,7 @@ def check_paths(
     paths = list(paths)
     for i,p in enumerate(paths):
         # the usual path holds none of these, and a table may have 400,000
-        if isinstance(p, str) and p and p[0] not in '/\\ ' and '..' not in p and ':' not in p and '\0' not in p: continue
+        if isinstance(p, str) and p and p[0] not in '/\\ ' and '..' not in p and ':' not in p and p.isascii() and p.isprintable(): continue
         if why := _bad_path(p): raise InputError(f'row {i}: the path {p!r} {why}; write it relative to the root of the table')
     return paths
 
@@ -203,7 +203,7 @@ def _decoded(root, paths, rows, size, fit, workers, chunk=16):
     if workers <= 1: yield from (_decode(*o) for o in jobs)
     else: yield from Parallel(n_jobs=workers, return_as='generator_unordered')(delayed(_decode)(*o) for o in jobs)
 
-# %% ../nbs/12_radiograph.ipynb #80645ef8
+# %% ../nbs/12_radiograph.ipynb #36eaa037
 class _Work:
     "A store in the making: an image file with a row a path, and a journal of the rows that are done"
     def __init__(self, out, want, size, fit):
@@ -227,8 +227,7 @@ class _Work:
             if not line.endswith(b'\n'): break
             good += len(line)
             rows,size,mtime = (np.array(o, np.int64) for o in json.loads(line))
-            same = (self.want['bytes'].values[rows] == size) & (self.want['mtime_ns'].values[rows] == mtime)
-            self.done[rows[same]] = True
+            self.done[rows] = (self.want['bytes'].values[rows] == size) & (self.want['mtime_ns'].values[rows] == mtime)
         if log.exists(): os.truncate(log, good)
 
 # %% ../nbs/12_radiograph.ipynb #412ba460
@@ -256,15 +255,13 @@ def sync(self:_Work):
 @patch
 def close(self:_Work): self.part.close(), self.log.close()
 
-# %% ../nbs/12_radiograph.ipynb #eab5b141
-_FILES = ('images.npy', 'rejected.csv', 'index.parquet')
-
+# %% ../nbs/12_radiograph.ipynb #72d35b24
 def _commit(out):
     "Move the files that are ready to their places, as far as this has not been done, and clear up"
     work = out/'unfinished'
     if not (work/'commit').exists(): return
-    for o in _FILES:
-        if (work/o).exists(): os.replace(work/o, out/o)
+    for ready,name in json.loads((work/'commit').read_text()).items():
+        if (work/ready).exists(): os.replace(work/ready, out/name)
     for o in work.iterdir():
         if o.name not in ('commit', 'lock'): o.unlink()
     (work/'commit').unlink()
@@ -273,11 +270,10 @@ def _commit(out):
 def finish(self:_Work, size, fit):
     "Make the three files ready: accepted images without gaps, their index, the rejected ones with their reasons"
     self.close()
-    ok = np.flatnonzero(self.done)
-    if len(ok) == len(self.done): os.replace(self.part.name, self.dir/'images.npy')
-    else:
-        old = np.load(self.part.name, mmap_mode='r')
-        with atomic(self.dir/'images.npy') as tmp:
+    ok,ready = np.flatnonzero(self.done),Path(self.part.name)
+    if len(ok) < len(self.done):
+        old,ready = np.load(ready, mmap_mode='r'),self.dir/'images.npy'
+        with atomic(ready) as tmp:
             new = np.lib.format.open_memmap(tmp, 'w+', np.uint8, (len(ok), size, size))
             for i in range(0, len(ok), 256): new[i:i+256] = old[ok[i:i+256]]
             new.flush()
@@ -285,7 +281,8 @@ def finish(self:_Work, size, fit):
     index.attrs = dict(size=size, fit=fit, version=_VERSION)
     with atomic(self.dir/'index.parquet') as tmp: index.to_parquet(tmp, index=False)
     self.save_rejected()
-    with atomic(self.dir/'commit') as tmp: tmp.write_text('')
+    files = {ready.name: 'images.npy', 'rejected.csv': 'rejected.csv', 'index.parquet': 'index.parquet'}
+    with atomic(self.dir/'commit') as tmp: tmp.write_text(json.dumps(files))
 
 @patch
 def save_rejected(self:_Work):
@@ -293,7 +290,7 @@ def save_rejected(self:_Work):
     bad = pd.DataFrame([(self.want['path'].iloc[r], why) for r,why in sorted(self.bad.items())], columns=['path', 'reason'])
     with atomic(self.dir/'rejected.csv') as tmp: bad.to_csv(tmp, index=False)
 
-# %% ../nbs/12_radiograph.ipynb #b3b7ee11
+# %% ../nbs/12_radiograph.ipynb #6d489bb2
 def _want(root, paths):
     "Table of path, size in bytes and time of change of every file; -1 bytes for one that is not there"
     def stat(p):
@@ -316,7 +313,8 @@ def _same(old, at, want, root, size, fit):
     ok = np.flatnonzero(at >= 0)
     if old is None or len(ok) != len(old) or not (at[ok] == np.arange(len(old))).all(): return False
     bad = list(want['path'].values[at < 0])
-    return bad == list(pd.read_csv(old.out/'rejected.csv')['path']) and len(_decode(root, bad, range(len(bad)), size, fit)[2]) == len(bad)
+    before = pd.read_csv(old.out/'rejected.csv', dtype='str', keep_default_na=False)
+    return bad == list(before['path']) and len(_decode(root, bad, range(len(bad)), size, fit)[2]) == len(bad)
 
 # %% ../nbs/12_radiograph.ipynb #63c4d169
 @contextlib.contextmanager

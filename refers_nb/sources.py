@@ -153,8 +153,9 @@ def nih14(
     here = df['path'].notna()
     return _finished(_nih_split(df[here], raw), raw, *_gaps(here, 0))
 
-# %% ../nbs/15_sources.ipynb #8047b7ff
-_NAMES = re.compile(r'covid|corona ?virus|\bn-?cov|2019[- ]?n-?cov|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan', re.I)
+# %% ../nbs/15_sources.ipynb #ec183c07
+_NAMES = re.compile(r'covid|corona ?virus|n-?cov\b|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan|\bmers\b|\brt-?pcr|klebsiella|legionella|'
+                    r'influenza|pneumocystis|lipoid pn|varicella|streptococ|mycoplasma', re.I)
 _COVID_VIEWS = {'PA': 'PA', 'AP': 'AP', 'AP SUPINE': 'AP', 'AP ERECT': 'AP', 'AP SEMI ERECT': 'AP', 'L': 'LATERAL', 'LATERAL': 'LATERAL'}
 
 def _covid_label(df, own):
@@ -178,7 +179,7 @@ def covid(
                    **{'label:COVID-19': _covid_label(df, own)})
     df['report'] = df.groupby('study')['report'].transform(lambda o: ' '.join(dict.fromkeys(x for x in o if x)))
     here = df['path'].notna()
-    notes = [*_gaps(here, 0), f'{int(named.sum()):,} clinical notes name the disease and were emptied.']
+    notes = [*_gaps(here, 0), f'{int(named.sum()):,} clinical notes name the disease, its test or another germ, and were emptied.']
     return _finished(_with_split(df[here], 'filename', own, 'refers_split', 'filename'), raw, *notes)
 
 # %% ../nbs/15_sources.ipynb #131ca32e

@@ -1,0 +1,162 @@
+"The image store killed at any moment and built again is the store of an uninterrupted build, byte for byte"
+import os, random, signal, subprocess, sys, time
+from pathlib import Path
+
+import numpy as np, pytest
+from PIL import Image
+
+import refers_nb.radiograph as R
+from refers_nb.core import InputError
+from refers_nb.radiograph import ImageStore
+
+FILES = ('images.npy', 'index.parquet', 'rejected.csv')
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills need fork and SIGKILL')
+
+def content(out): return {o: (Path(out)/o).read_bytes() for o in FILES}
+
+def write(path, seed, side=60):
+    x = np.random.default_rng(seed).integers(0, 255, (side, side+seed % 7), dtype=np.uint8)
+    Image.fromarray(x).save(path)
+
+def tree(root, n, bad=(), **kw):
+    "n image files below root, some of them damaged"
+    root.mkdir()
+    names = [f'{i}.png' for i in range(n)]
+    for i,o in enumerate(names):
+        write(root/o, i, **kw)
+        if i in bad: (root/o).write_bytes((root/o).read_bytes()[:200])
+    return names
+
+def until_call(k, f):
+    "Run f in a child that is killed at its k-th system call that changes files; the child's wait status"
+    pid = os.fork()
+    if pid: return os.waitpid(pid, 0)[1]
+    try:
+        left = [k]
+        def counted(g):
+            def run(*args, **kw):
+                if left[0] == 0: os.kill(os.getpid(), signal.SIGKILL)
+                left[0] -= 1
+                return g(*args, **kw)
+            return run
+        for o in ('replace', 'fsync', 'truncate', 'unlink', 'rmdir'): setattr(os, o, counted(getattr(os, o)))
+        f()
+        os._exit(0)
+    except BaseException: os._exit(1)
+
+def walk_all_kills(build, reset, expected):
+    "Kill `build` before every single change of a file; after each, the store opens whole or says it is unfinished, and a build completes it"
+    k = 0
+    while True:
+        reset()
+        status = until_call(k, build)
+        if not os.WIFSIGNALED(status): break
+        out = build.out
+        try: assert len(ImageStore(out)) > 0
+        except InputError as e: assert 'build' in str(e)
+        build()
+        assert content(out) == expected, f'killed before change {k}'
+        assert not (out/'unfinished').exists()
+        k += 1
+    assert status == 0
+    return k
+
+class Build:
+    def __init__(self, names, root, out): self.names,self.root,self.out = names,root,Path(out)
+    def __call__(self): return ImageStore.build(self.names, self.root, self.out, size=32, workers=0, max_rejected=.2)
+
+def fresh(out):
+    import shutil
+    shutil.rmtree(out, ignore_errors=True)
+
+def test_killed_before_every_change_of_a_new_store(tmp_path, monkeypatch):
+    names = tree(tmp_path/'raw', 40, bad=(3, 17))
+    Build(names, tmp_path/'raw', tmp_path/'ref')()
+    monkeypatch.setattr(R._Work, 'write', each_write_synced(R._Work.write))
+    b = Build(names, tmp_path/'raw', tmp_path/'out')
+    assert walk_all_kills(b, lambda: fresh(b.out), content(tmp_path/'ref')) > 15
+
+def test_killed_before_every_change_of_a_rebuild(tmp_path):
+    names = tree(tmp_path/'raw', 30)
+    b = Build(names, tmp_path/'raw', tmp_path/'out')
+    b()
+    before = content(b.out)
+    write(tmp_path/'raw'/names[7], 99)
+    Build(names, tmp_path/'raw', tmp_path/'ref')()
+    expected = content(tmp_path/'ref')
+    assert expected != before
+    def reset():
+        fresh(b.out), b.out.mkdir()
+        for o,x in before.items(): (b.out/o).write_bytes(x)
+    assert walk_all_kills(b, reset, expected) > 10
+
+def each_write_synced(write):
+    def run(self, *args):
+        write(self, *args)
+        self.sync()
+    return run
+
+PROGRAM = '''
+import sys
+from refers_nb.radiograph import ImageStore
+root,out = sys.argv[1:3]
+print('start', flush=True)
+ImageStore.build([f'{i}.png' for i in range(int(sys.argv[3]))], root, out, size=48, workers=2)
+'''
+
+def test_killed_at_random_moments_with_several_processes(tmp_path):
+    n,rng = 160,random.Random(os.environ.get('REFERS_NB_TEST_SEED', 0))
+    tree(tmp_path/'raw', n, side=300)
+    ImageStore.build([f'{i}.png' for i in range(n)], tmp_path/'raw', tmp_path/'ref', size=48, workers=0)
+    cmd = [sys.executable, '-c', PROGRAM, str(tmp_path/'raw'), str(tmp_path/'out'), str(n)]
+    killed = 0
+    for _ in range(int(os.environ.get('REFERS_NB_TEST_KILLS', 4))):
+        with subprocess.Popen(cmd, stdout=subprocess.PIPE) as p:
+            p.stdout.readline()
+            time.sleep(rng.uniform(0, 1.2))
+            if p.poll() is None: killed += 1
+            p.send_signal(signal.SIGKILL)
+    subprocess.run(cmd, check=True, capture_output=True)
+    assert content(tmp_path/'out') == content(tmp_path/'ref')
+    assert killed
+
+def test_only_what_changed_is_decoded_again(tmp_path, monkeypatch):
+    names = tree(tmp_path/'raw', 20)
+    build = lambda names=names, **kw: ImageStore.build(names, tmp_path/'raw', tmp_path/'out', **{'size': 32, 'workers': 0, **kw})
+    decoded = []
+    pixels = R._pixels
+    monkeypatch.setattr(R, '_pixels', lambda p, *a: (decoded.append(Path(p).name), pixels(p, *a))[1])
+    def what():
+        res = sorted(decoded)
+        decoded.clear()
+        return res
+    build(); assert what() == sorted(names)
+    stamps = {o: os.stat(tmp_path/'out'/o).st_mtime_ns for o in FILES}
+    build(); assert what() == []
+    assert stamps == {o: os.stat(tmp_path/'out'/o).st_mtime_ns for o in FILES}, 'nothing changed, nothing written'
+    write(tmp_path/'raw'/'4.png', 77)
+    build(); assert what() == ['4.png']
+    write(tmp_path/'raw'/'new.png', 78)
+    build(['new.png', *names]); assert what() == ['new.png']
+    assert list(ImageStore(tmp_path/'out').index['path']) == ['new.png', *names]
+    build(names[:5]); assert what() == [] # fewer images: none decoded
+    assert len(ImageStore(tmp_path/'out')) == 5
+    build(); assert len(what()) == 15
+    build(fit='crop'); assert what() == sorted(names)
+    build(fit='crop', size=48); assert what() == sorted(names)
+
+def test_two_builds_at_once_are_refused(tmp_path):
+    pytest.importorskip('fcntl')
+    names = tree(tmp_path/'raw', 3)
+    with R._lock(tmp_path/'out'), pytest.raises(InputError, match='another process'):
+        ImageStore.build(names, tmp_path/'raw', tmp_path/'out', size=32)
+
+def test_a_store_in_the_making_and_a_mixed_one_do_not_open(tmp_path):
+    names = tree(tmp_path/'raw', 4)
+    with pytest.raises(InputError, match='no finished image store'): ImageStore(tmp_path/'out')
+    ImageStore.build(names, tmp_path/'raw', tmp_path/'out', size=32)
+    ImageStore.build(names[:2], tmp_path/'raw', tmp_path/'two', size=32)
+    (tmp_path/'two'/'images.npy').replace(tmp_path/'out'/'images.npy')
+    with pytest.raises(InputError, match='do not belong together'): ImageStore(tmp_path/'out')
+    ImageStore.build(names, tmp_path/'raw', tmp_path/'out', size=32) # and a build mends it
+    assert len(ImageStore(tmp_path/'out')) == 4
