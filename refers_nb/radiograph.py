@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['to_grey', 'read_radiograph', 'resize', 'load_radiograph', 'check_paths', 'ImageStore']
 
-# %% ../nbs/12_radiograph.ipynb #91915cb3
-import contextlib, hashlib, json, os, shutil, time
+# %% ../nbs/12_radiograph.ipynb #a618d72e
+import contextlib, hashlib, json, os, shutil, time, warnings
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np, pandas as pd
@@ -56,7 +56,7 @@ def _tones(ds, x):
     grey = to_grey(y, *ends)
     return 255-grey if ds.PhotometricInterpretation == 'MONOCHROME1' else grey
 
-# %% ../nbs/12_radiograph.ipynb #8569e2cc
+# %% ../nbs/12_radiograph.ipynb #0aa32e1d
 def _padding(ds, x):
     "Where `x` is padding, or None"
     if 'PixelPaddingValue' not in ds: return None
@@ -69,8 +69,11 @@ def _dicom(path, at_least=0):
     "Read the first frame of a DICOM file as it is meant to be seen"
     from pydicom import dcmread
     from pydicom.pixels import pixel_array
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
     ds = dcmread(path, force=True)
     if 'PixelData' not in ds: raise ValueError('a DICOM file without an image')
+    if 'TransferSyntaxUID' not in ds.file_meta: # a file without its first part
+        ds.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if ds.original_encoding[0] else ExplicitVRLittleEndian
     if ds.PhotometricInterpretation == 'PALETTE COLOR': raise ValueError('a DICOM image in palette colours')
     x = pixel_array(ds, index=0)
     if x.ndim == 3: return np.array(Image.fromarray(to_grey(x)).convert('L'))
@@ -183,15 +186,17 @@ class ImageStore:
         "uint8 array (size, size) by position or path; (n, size, size) for a slice or several positions"
         return self.images[self.row(i) if isinstance(i, str) else i]
 
-# %% ../nbs/12_radiograph.ipynb #98a54c67
+# %% ../nbs/12_radiograph.ipynb #09178687
 _VERSION = 1 # raise it when the same file would give other pixels
 
 def _decode(root, paths, rows, size, fit):
     "(rows, images (n, size, size), {position: reason}) of some files; the image of one that cannot be read is black"
     imgs,bad = np.zeros((len(paths), size, size), np.uint8),{}
-    for i,p in enumerate(paths):
-        try: imgs[i] = resize(_pixels(Path(root)/p, 2*size), size, fit)
-        except InputError as e: bad[i] = str(e)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore') # what a library doubts is either good enough or an error
+        for i,p in enumerate(paths):
+            try: imgs[i] = resize(_pixels(Path(root)/p, 2*size), size, fit)
+            except InputError as e: bad[i] = str(e)
     return rows,imgs,bad
 
 def _decoded(root, paths, rows, size, fit, workers, chunk=16):
