@@ -1,0 +1,186 @@
+"Checkpoints: nothing but a whole one of the right kind is read, and writing survives a kill"
+import json, os, pickle, shutil, signal, subprocess, sys, time
+
+import pytest, torch
+from hypothesis import HealthCheck, given, settings as hyp, strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from refers_nb.core import InputError
+from refers_nb.hub import checkpoint_config, load_checkpoint, mismatch, own_tensors, refuse_pickle, save_checkpoint
+from refers_nb.refers import refers_model
+from refers_nb.tokens import Tokenizer
+
+
+@pytest.fixture(scope='module')
+def saved(tmp_path_factory):
+    "A checkpoint of a tiny model: (folder, model, tokenizer)"
+    tok = Tokenizer.train(['no acute disease', 'small left pleural effusion']*2)
+    torch.manual_seed(0)
+    model = refers_model('tiny', vocab=len(tok), size=32, k=2).eval()
+    return save_checkpoint(model, tok, tmp_path_factory.mktemp('hub')/'a'),model,tok
+
+
+@pytest.fixture
+def copy(saved, tmp_path):
+    "A copy of it to spoil"
+    return shutil.copytree(saved[0], tmp_path/'copy')
+
+
+def edit(folder, **changes):
+    "Change values of config.json; a name with two underscores is a path"
+    config = json.loads((folder/'config.json').read_text())
+    for k,v in changes.items():
+        *parents,last = k.split('__')
+        d = config
+        for p in parents: d = d[p]
+        d[last] = v
+    (folder/'config.json').write_text(json.dumps(config))
+
+
+def test_round_trip_is_exact(saved):
+    folder,model,tok = saved
+    back,tok2 = load_checkpoint(folder)
+    assert not back.training and back.config == model.config
+    for (k,a),b in zip(model.state_dict().items(), back.state_dict().values()): assert torch.equal(a, b), k
+    assert tok2('left effusion').tolist() == tok('left effusion').tolist() and tok2.max_len == tok.max_len
+    assert '{' not in (folder/'README.md').read_text().split('## Architecture')[0]
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    folder,model,tok = saved
+    again = save_checkpoint(model, tok, tmp_path/'b')
+    for o in folder.iterdir(): assert o.read_bytes() == (again/o.name).read_bytes(), o.name
+
+
+def test_every_wrong_key_is_named(copy):
+    f = copy/'model.safetensors'
+    state = load_file(f)
+    state['fusion.extra'] = torch.zeros(2)
+    state['fusion.norm.bias'] = torch.zeros(7)
+    del state['text.proj.bias']
+    save_file(state, f)
+    with pytest.raises(InputError) as e: load_checkpoint(copy)
+    for o in ('missing text.proj.bias', 'unexpected fusion.extra', 'fusion.norm.bias (7,) instead of'): assert o in str(e.value)
+
+
+@pytest.mark.parametrize('changes,word', [
+    ({'architecture__vision__size': 64}, 'pos_embed'),
+    ({'architecture__vision__name': 'vit_small_patch16_224'}, 'another architecture'),
+    ({'architecture__vision__name': 'resnet18'}, 'resnet18'),
+    ({'architecture__fusion': 'gate'}, 'missing fusion.gate'),
+    ({'architecture__fusion': 'sum'}, 'fusion'),
+    ({'architecture__decoder__colour': 1}, 'colour'),
+    ({'architecture': {}}, 'describes no Refers'),
+    ({'architecture': 'vit_tiny_patch16_224'}, 'not of refers_nb'),
+    ({'class': 'Classifier'}, 'holds a Classifier'),
+    ({'tokenizer__vocabulary': 3}, 'tokens'),
+])
+def test_another_architecture_is_named(copy, changes, word):
+    edit(copy, **changes)
+    with pytest.raises(InputError, match=word): load_checkpoint(copy)
+
+
+@pytest.mark.parametrize('name', ['model.safetensors', 'config.json', 'tokenizer.json'])
+@pytest.mark.parametrize('how', ['gone', 'empty', 'cut', 'noise'])
+def test_damaged_files(copy, name, how):
+    f = copy/name
+    whole = f.read_bytes()
+    if how == 'gone': f.unlink()
+    else: f.write_bytes({'empty': b'', 'cut': whole[:len(whole)//2], 'noise': os.urandom(len(whole))}[how])
+    with pytest.raises(InputError, match=name): load_checkpoint(copy)
+
+
+class Trap:
+    def __init__(self, path): self.path = path
+    def __reduce__(self): return open, (str(self.path), 'w')
+
+
+@pytest.mark.parametrize('name', ['a.pt', 'a.pth', 'a.bin', 'a.ckpt', 'a.pkl', 'noextension', 'folder.safetensors'])
+def test_a_pickle_is_refused_and_not_run(tmp_path, name):
+    f,mark = tmp_path/name,tmp_path/'executed'
+    torch.save({'w': Trap(mark)}, f)
+    for read in (load_checkpoint, checkpoint_config, refuse_pickle):
+        with pytest.raises(InputError, match='pickle'): read(f)
+    f.write_bytes(pickle.dumps(Trap(mark)))
+    with pytest.raises(InputError): load_checkpoint(f)
+    assert not mark.exists()
+
+
+def test_a_pickle_in_the_place_of_the_weights(copy, tmp_path):
+    mark = tmp_path/'executed'
+    torch.save({'w': Trap(mark)}, copy/'model.safetensors')
+    with pytest.raises(InputError, match='safetensors'): load_checkpoint(copy)
+    (copy/'model.safetensors').rename(copy/'pytorch_model.bin')
+    with pytest.raises(InputError, match='pytorch_model.bin, a pickle'): load_checkpoint(copy)
+    assert not mark.exists()
+
+
+def test_a_folder_with_other_files_is_not_replaced(saved, tmp_path):
+    (tmp_path/'notes.txt').write_text('mine')
+    with pytest.raises(InputError, match='notes.txt'): save_checkpoint(*saved[1:], tmp_path)
+    assert (tmp_path/'notes.txt').read_text() == 'mine'
+
+
+@hyp(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from('abcd'), st.integers(1, 3)), st.dictionaries(st.sampled_from('abcd'), st.integers(1, 3)))
+def test_mismatch_is_silent_only_when_all_fits(a, b):
+    a,b = ({k: torch.zeros(n) for k,n in o.items()} for o in (a, b))
+    fits = {k: v.shape for k,v in a.items()} == {k: v.shape for k,v in b.items()}
+    assert (mismatch(a, b) == '') == fits
+
+
+SAVER = '''
+import sys, torch
+from pathlib import Path
+from torch import nn
+from refers_nb.hub import save_checkpoint
+class Toy(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config,self.w = config,nn.Parameter(torch.full((300_000,), float(config['i'])))
+i = 0
+while True:
+    i += 1
+    save_checkpoint(Toy(dict(i=i)), None, Path(sys.argv[1])/'c')
+    if i == 3: sys.stdout.write('go\\n'); sys.stdout.flush()
+'''
+
+class Toy(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config,self.w = config,nn.Parameter(torch.zeros(300_000))
+
+
+def stopped(pid):
+    "Freeze a process and wait until it stands still"
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
+
+
+def test_killed_while_writing_a_whole_checkpoint_is_left(tmp_path):
+    run,seen,last = tmp_path/'run',tmp_path/'seen',0
+    p = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SAVER, run], stdout=subprocess.PIPE, text=True)
+    try:
+        assert p.stdout.readline() == 'go\n'
+        for i in range(30):                    # frozen at any moment, the disk is what a kill would leave
+            time.sleep(i*.0007)
+            stopped(p.pid)
+            shutil.copytree(run, seen)
+            os.kill(p.pid, signal.SIGCONT)
+            model,_ = load_checkpoint(seen/'c', Toy)
+            assert (model.w == model.config['i']).all() and model.config['i'] >= last
+            last = model.config['i']
+            shutil.rmtree(seen)
+    finally: p.kill(); p.wait()
+    model,_ = load_checkpoint(run/'c', Toy)
+    assert (model.w == model.config['i']).all() and model.config['i'] >= last
+
+
+def test_between_the_two_renames_the_old_one_is_found(saved, tmp_path):
+    folder = save_checkpoint(*saved[1:], tmp_path/'c')
+    folder.rename(tmp_path/'.c.old')                          # where a kill between the renames leaves it
+    (tmp_path/'.c.new').mkdir()
+    assert load_checkpoint(tmp_path/'c')[0].config == saved[1].config
+    save_checkpoint(*saved[1:], tmp_path/'c')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['c']
