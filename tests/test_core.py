@@ -252,3 +252,14 @@ def test_precision_follows_the_processor(monkeypatch):
     assert precision('auto', 'cpu') is torch.float32 and precision('bf16', 'cpu') is torch.bfloat16
     assert precision('auto', 'mps') is torch.float32
     with pytest.raises(InputError): precision('half')
+
+
+@pytest.mark.parametrize('section', ['pretrain', 'finetune'])
+def test_defaults_of_the_file_are_those_of_the_function(section, clean):
+    "Who calls the function and who calls the command run the same thing"
+    import importlib, inspect
+    params = inspect.signature(getattr(importlib.import_module(f'refers_nb.{section}'), section)).parameters
+    ours = vars(getattr(settings(), section))
+    both = [k for k in ours if k in params and params[k].default not in (None, inspect.Parameter.empty)]
+    assert len(both) >= 3
+    assert {k: ours[k] for k in both} == {k: params[k].default for k in both}
