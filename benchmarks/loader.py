@@ -1,6 +1,6 @@
 """Studies a second from the image store against decoding the files for every sample.
 
-    python benchmarks/loader.py                      # phantoms, written as PNG of 1,024 pixels
+    python benchmarks/loader.py                      # phantoms, written as PNG of 512 pixels
     python benchmarks/loader.py --prepared FOLDER    # what refers-prep made, with its own files
 
 Both sides give the same uint8 arrays (k, size, size) of the same studies in the same random order; that is checked first.
@@ -21,7 +21,7 @@ def parse():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--prepared', help='folder with studies.parquet and the image store; default: phantoms')
     p.add_argument('--studies', type=int, default=48, help='studies to draw (of phantoms: also to write)')
-    p.add_argument('--file-size', type=int, default=1024, help='side of the phantom PNG files')
+    p.add_argument('--file-size', type=int, default=512, help='side of the phantom PNG files')
     p.add_argument('--seconds', type=float, default=4, help='time for each side')
     p.add_argument('--views', type=int, default=2, help='views a study')
     p.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode')

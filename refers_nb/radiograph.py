@@ -208,7 +208,7 @@ def _decoded(root, paths, rows, size, fit, workers, chunk=16):
     if workers <= 1: yield from (_decode(*o) for o in jobs)
     else: yield from Parallel(n_jobs=workers, return_as='generator_unordered')(delayed(_decode)(*o) for o in jobs)
 
-# %% ../nbs/12_radiograph.ipynb #36eaa037
+# %% ../nbs/12_radiograph.ipynb #132686c7
 class _Work:
     "A store in the making: an image file with a row a path, and a journal of the rows that are done"
     def __init__(self, out, want, size, fit):
@@ -225,15 +225,17 @@ class _Work:
         self.part,self.log = open(part, 'r+b'),open(log, 'a')
         self.start = os.path.getsize(part) - len(want)*self.n # images begin behind the header
 
-    def _read_journal(self, log):
-        "Mark as done what it lists, where the source file is still the same; a torn last line is no entry"
-        good = 0
-        for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
-            if not line.endswith(b'\n'): break
-            good += len(line)
-            rows,size,mtime = (np.array(o, np.int64) for o in json.loads(line))
-            self.done[rows] = (self.want['bytes'].values[rows] == size) & (self.want['mtime_ns'].values[rows] == mtime)
-        if log.exists(): os.truncate(log, good)
+# %% ../nbs/12_radiograph.ipynb #26f1e21e
+@patch
+def _read_journal(self:_Work, log):
+    "Mark as done what it lists, where the source file is still the same; a torn last line is no entry"
+    good = 0
+    for line in log.read_bytes().splitlines(keepends=True) if log.exists() else []:
+        if not line.endswith(b'\n'): break
+        good += len(line)
+        rows,size,mtime = (np.array(o, np.int64) for o in json.loads(line))
+        self.done[rows] = (self.want['bytes'].values[rows] == size) & (self.want['mtime_ns'].values[rows] == mtime)
+    if log.exists(): os.truncate(log, good)
 
 # %% ../nbs/12_radiograph.ipynb #412ba460
 @patch
@@ -260,7 +262,7 @@ def sync(self:_Work):
 @patch
 def close(self:_Work): self.part.close(), self.log.close()
 
-# %% ../nbs/12_radiograph.ipynb #72d35b24
+# %% ../nbs/12_radiograph.ipynb #235dfce8
 def _commit(out):
     "Move the files that are ready to their places, as far as this has not been done, and clear up"
     work = out/'unfinished'
@@ -271,6 +273,7 @@ def _commit(out):
         if o.name not in ('commit', 'lock'): o.unlink()
     (work/'commit').unlink()
 
+# %% ../nbs/12_radiograph.ipynb #6ab3a799
 @patch
 def finish(self:_Work, size, fit):
     "Make the three files ready: accepted images without gaps, their index, the rejected ones with their reasons"
@@ -289,20 +292,21 @@ def finish(self:_Work, size, fit):
     files = {ready.name: 'images.npy', 'rejected.csv': 'rejected.csv', 'index.parquet': 'index.parquet'}
     with atomic(self.dir/'commit') as tmp: tmp.write_text(json.dumps(files))
 
+# %% ../nbs/12_radiograph.ipynb #7a38176a
 @patch
 def save_rejected(self:_Work):
     "Write rejected.csv: path and reason"
     bad = pd.DataFrame([(self.want['path'].iloc[r], why) for r,why in sorted(self.bad.items())], columns=['path', 'reason'])
     with atomic(self.dir/'rejected.csv') as tmp: bad.to_csv(tmp, index=False)
 
-# %% ../nbs/12_radiograph.ipynb #6d489bb2
+# %% ../nbs/12_radiograph.ipynb #c1b005ab
 def _want(root, paths):
     "Table of path, size in bytes and time of change of every file; -1 bytes for one that is not there"
     def stat(p):
         try: o = os.stat(os.path.join(root, p)); return o.st_size,o.st_mtime_ns
         except OSError: return -1,0
     sizes,times = zip(*map(stat, paths))
-    return pd.DataFrame({'path': pd.array(paths, dtype='str'), 'bytes': np.array(sizes, np.int64), 'mtime_ns': np.array(times, np.int64)})
+    return pd.DataFrame(dict(path=pd.Series(paths, dtype='str'), bytes=np.array(sizes, np.int64), mtime_ns=np.array(times, np.int64)))
 
 def _previous(out, want, size, fit):
     "Rows of a finished store in `out` that still hold: int array like `want`, -1 where there is none, and that store"
@@ -358,7 +362,7 @@ def build(cls:ImageStore,
         shutil.rmtree(out/'unfinished')
     return cls(out)
 
-# %% ../nbs/12_radiograph.ipynb #441b4dd6
+# %% ../nbs/12_radiograph.ipynb #471ab177
 def _fill(work, at, old, root, size, fit, workers, max_rejected):
     "Take over rows of the old store, decode the others, and get ready for the commit"
     keep = np.flatnonzero((at >= 0) & ~work.done)
@@ -374,6 +378,6 @@ def _fill(work, at, old, root, size, fit, workers, max_rejected):
     if len(work.bad) > max_rejected*len(paths):
         work.save_rejected(), work.close()
         r,why = min(work.bad.items())
-        raise InputError(f'{len(work.bad)} of {len(paths)} radiographs cannot be read, more than max_rejected={max_rejected:g} allows; '
-                         f'the first is {paths[r]} ({why}), all are in {work.dir/"rejected.csv"}')
+        raise InputError(f'{len(work.bad)} of {len(paths)} radiographs cannot be read, more than max_rejected={max_rejected:g} '
+                         f'allows; the first is {paths[r]} ({why}), all are in {work.dir/"rejected.csv"}')
     work.finish(size, fit)

@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_TYPES', 'MESH', 'NIH14', 'SOURCES', 'read_csv', 'image_files', 'locate', 'mesh_findings', 'iu_xray', 'nih14',
            'covid', 'phantom_studies', 'phantom', 'prepare']
 
-# %% ../nbs/15_sources.ipynb #bc1e6053
+# %% ../nbs/15_sources.ipynb #17972283
 import os, re
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from PIL import Image
 
 from .core import InputError, run_record
 from .radiograph import ImageStore
-from .report import clean, report_text
-from .studies import check_studies, describe, read_studies, split_patients, write_studies
+from .report import clean, findings_impression, report_text
+from .studies import check_studies, split_patients, write_studies
 
 # %% ../nbs/15_sources.ipynb #df4b03a0
 def _find(raw, *patterns):
@@ -65,25 +65,26 @@ def locate(
     res = [by_name.get(n) or by_stem.get(os.path.splitext(n)[0]) if isinstance(n, str) else None for n in names]
     return pd.Series(res, index=getattr(names, 'index', None), dtype='object')
 
-# %% ../nbs/15_sources.ipynb #91e6c121
-_SPLIT = dict(train='train', training='train', val='valid', valid='valid', validation='valid', dev='valid', test='test', testing='test')
+# %% ../nbs/15_sources.ipynb #a116db4a
+_SPLIT = dict(train='train', training='train', val='valid', valid='valid', validation='valid', dev='valid', test='test')
 
 def _with_split(df, key, path, col, names):
     "`df` with the split that the file `path` gives in `col` for its column `names`, or a random one where there is no file"
     if path is None:
         df = split_patients(df)
-        df.attrs['notes'] = df.attrs.get('notes', []) + ['No split in the release: patients dealt at random, 70 % train, 10 % valid, 20 % test.']
+        df.attrs['notes'] = ['No split in the release: patients dealt at random, 70 % train, 10 % valid, 20 % test.']
         return df
     s = read_csv(path, names, col).drop_duplicates(names).set_index(names)[col].str.strip().str.lower()
     if len(bad := sorted(set(s.dropna()) - set(_SPLIT))): raise InputError(f'{path}: unknown split {bad[0]!r}')
     df = df.assign(split=df[key].map(s.map(_SPLIT)))
-    if n := int(df['split'].isna().sum()): df.attrs['notes'] = df.attrs.get('notes', []) + [f'{n:,} images are in no split and left out.']
+    if n := int(df['split'].isna().sum()): df.attrs['notes'] = [f'{n:,} images are in no split and left out.']
     return df[df['split'].notna()]
 
 def _optional(raw, *patterns):
     try: return _find(raw, *patterns)
     except InputError: return None
 
+# %% ../nbs/15_sources.ipynb #9b348f7b
 def _finished(df, raw, *notes):
     "The columns of a study table, in order, checked, with its root and what is to be known about it"
     if not len(df): raise InputError(f'{raw}: none of the images that the table names are here')
@@ -153,17 +154,19 @@ def nih14(
     here = df['path'].notna()
     return _finished(_nih_split(df[here], raw), raw, *_gaps(here, 0))
 
-# %% ../nbs/15_sources.ipynb #ec183c07
+# %% ../nbs/15_sources.ipynb #d8f7a49b
 _NAMES = re.compile(r'covid|corona ?virus|n-?cov\b|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan|\bmers\b|\brt-?pcr|klebsiella|legionella|'
                     r'influenza|pneumocystis|lipoid pn|varicella|streptococ|mycoplasma', re.I)
 _COVID_VIEWS = {'PA': 'PA', 'AP': 'AP', 'AP SUPINE': 'AP', 'AP ERECT': 'AP', 'AP SEMI ERECT': 'AP', 'L': 'LATERAL', 'LATERAL': 'LATERAL'}
 
 def _covid_label(df, own):
     "COVID-19 as 1, 0 or missing: from the lists where there are some, else from `finding`"
-    if own is not None: return df['filename'].map(read_csv(own, 'filename', 'covid').drop_duplicates('filename').set_index('filename')['covid'])
+    if own is not None:
+        return df['filename'].map(read_csv(own, 'filename', 'covid').drop_duplicates('filename').set_index('filename')['covid'])
     found = df['finding'].fillna('todo').str.strip()
     return found.str.contains('COVID-19', regex=False).astype(float).where(~found.str.lower().isin(['todo', 'unknown', '']))
 
+# %% ../nbs/15_sources.ipynb #f509eefd
 def covid(
     raw # A clone of the COVID-19 Image Data Collection, or metadata.csv, images and split.csv
 ):      # Study table with COVID-19
@@ -182,7 +185,7 @@ def covid(
     notes = [*_gaps(here, 0), f'{int(named.sum()):,} clinical notes name the disease, its test or another germ, and were emptied.']
     return _finished(_with_split(df[here], 'filename', own, 'refers_split', 'filename'), raw, *notes)
 
-# %% ../nbs/15_sources.ipynb #131ca32e
+# %% ../nbs/15_sources.ipynb #acad2e8d
 def phantom_studies(
     out,             # Folder for the PNG files
     n:int=300,       # Studies
@@ -202,7 +205,8 @@ def phantom_studies(
             if not there: continue
             name = f'{pid}-{view.lower()}.png'
             Image.fromarray(img).save(out/name, compress_level=1)
-            rows.append(dict(patient=pid, study=pid, view=view, path=name, report=ph.reports[i]) | {f'label:{k}': float(v) for k,v in ph.labels.iloc[i].items()})
+            rows.append(dict(patient=pid, study=pid, view=view, path=name, report=findings_impression(ph.reports[i])) |
+                        {f'label:{k}': float(v) for k,v in ph.labels.iloc[i].items()})
     return _finished(split_patients(pd.DataFrame(rows), valid, test, seed), out)
 
 def phantom(
@@ -216,7 +220,7 @@ def phantom(
     if n < 10: raise InputError(f'phantom {raw}: give the number of studies, 10 or more, in place of a folder')
     return phantom_studies(out, n, **kw)
 
-# %% ../nbs/15_sources.ipynb #0d3718ed
+# %% ../nbs/15_sources.ipynb #19627dc1
 SOURCES = dict(iu_xray=iu_xray, nih14=nih14, covid=covid, phantom=phantom)
 
 def prepare(
@@ -233,11 +237,12 @@ def prepare(
     if source not in SOURCES: raise InputError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
     out = Path(out).expanduser()
     df = phantom(raw, out/'png', **kw) if source == 'phantom' else SOURCES[source](raw, **kw)
-    with run_record(out, dict(source=source, raw=str(raw), size=size, fit=fit, max_rejected=max_rejected, **kw)) as rec:
+    args = dict(source=source, raw=str(raw), size=size, fit=fit, max_rejected=max_rejected, **kw)
+    with run_record(out, args) as rec:
         store = ImageStore.build(df, df.attrs['root'], out, size, fit, workers, max_rejected)
         readable = df['path'].isin(store.index['path'])
-        if not readable.all(): df.attrs['notes'] = [*df.attrs['notes'], f'{(~readable).sum():,} images could not be read, see rejected.csv.']
+        if n := int((~readable).sum()): df.attrs['notes'] = [*df.attrs['notes'], f'{n:,} images could not be read, see rejected.csv.']
         df = df[readable].reset_index(drop=True)
         write_studies(df, out, df.attrs['root'])
-        rec.note(images=len(df), rejected=int((~readable).sum()), notes=df.attrs['notes'])
+        rec.note(images=len(df), rejected=n, notes=df.attrs['notes'])
     return df

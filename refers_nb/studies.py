@@ -24,7 +24,7 @@ def label_names(
     "Findings of a table, without the prefix `label:`, in the order of its columns"
     return [c[6:] for c in df.columns if str(c).startswith('label:')]
 
-# %% ../nbs/13_studies.ipynb #a0a6fce0
+# %% ../nbs/13_studies.ipynb #469ddc87
 def _rows(bad, df, what, *cols):
     "Raise `InputError` naming the first rows where `bad` is true"
     at = np.flatnonzero(np.asarray(bad))
@@ -43,13 +43,14 @@ def _tidied(df):
         _rows(df[c].isna(), df, f'no {c}', 'path')
         df[c] = df[c].astype('str')
     for name in label_names(df):
-        x = pd.to_numeric(df[f'label:{name}'], errors='coerce')
-        _rows((x.isna() & df[f'label:{name}'].notna()) | ~(x.isna() | x.isin([0, 1])), df, 'a label is 0, 1 or missing', 'path', f'label:{name}')
-        df[f'label:{name}'] = x.astype('float32')
+        c = f'label:{name}'
+        x = pd.to_numeric(df[c], errors='coerce')
+        _rows((x.isna() & df[c].notna()) | ~(x.isna() | x.isin([0, 1])), df, 'a label is 0, 1 or missing', 'path', c)
+        df[c] = x.astype('float32')
     df.attrs = attrs
     return df
 
-# %% ../nbs/13_studies.ipynb #41d453c9
+# %% ../nbs/13_studies.ipynb #2f379505
 def _several(df, by, of):
     "Rows whose `by` has more than one `of`"
     n = df.drop_duplicates([by, of])[by].value_counts()
@@ -62,9 +63,10 @@ def _check_groups(df):
         if not bad.any(): continue
         who = df[by][bad].iloc[0]
         its = df[of][bad & (df[by] == who)].unique()
-        what = ' and in '.join(its) if of == 'split' else 'different reports' if of == 'report' else ' and '.join(its)
-        _rows(bad, df, f"{by} {who} is in {what}; {'give every patient one split' if of == 'split' else f'a {by} has one {of}'}", by, 'path')
+        what = dict(split=f"is in {' and in '.join(its)}", patient=f"is of patients {', '.join(its)}", report='has different reports')[of]
+        _rows(bad, df, f'{by} {who} {what}; give every {by} one {of}', by, 'path')
 
+# %% ../nbs/13_studies.ipynb #c3146265
 def check_studies(
     df,               # A table that should be a study table
     root=None,        # Folder that its paths are relative to; default: `df.attrs['root']`
@@ -74,7 +76,8 @@ def check_studies(
     df = _tidied(df)
     if not len(df): raise InputError('the study table has no rows')
     for c in ('patient', 'study'): _rows(df[c].str.strip() == '', df, f'an empty {c}', 'path')
-    for c,known in (('view', VIEWS), ('split', SPLITS)): _rows(~df[c].isin(known), df, f"{c} is one of {', '.join(known)}", c, 'path')
+    for c,known in (('view', VIEWS), ('split', SPLITS)):
+        _rows(~df[c].isin(known), df, f"{c} is one of {', '.join(known)}", c, 'path')
     check_paths(df['path'])
     _rows(df['path'].duplicated(keep=False), df, 'the same path more than once', 'path')
     _check_groups(df)

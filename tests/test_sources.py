@@ -87,7 +87,7 @@ def test_covid(tmp_path):
     df = covid(corona(tmp_path))
     assert len(df) == 12 and set(df['view']) == {'PA', 'AP', 'LATERAL'}
     assert not df['report'].str.contains('SARS').any() and (df['report'] == 'Fever.').any()
-    assert df['label:COVID-19'].value_counts(dropna=False).to_dict() == {1: 8, 0: 2, np.nan: 2}
+    assert df['label:COVID-19'].fillna(-1).value_counts().to_dict() == {1: 8, 0: 2, -1: 2}
 
 @pytest.mark.parametrize('source,make,name,column', [('iu_xray', indiana, 'indiana_reports.csv', 'MeSH'), ('iu_xray', indiana, 'indiana_projections.csv', 'uid'),
                                                      ('nih14', nih, 'Data_Entry_2017.csv', 'Patient ID'), ('covid', corona, 'metadata.csv', 'modality')])

@@ -42,7 +42,7 @@ def test_a_patient_in_two_splits():
 def test_one_study_one_patient_and_one_report():
     df = table()
     with pytest.raises(InputError, match='different reports'): check_studies(df.assign(study='x', patient='p', split='train'))
-    with pytest.raises(InputError, match='study x is in p0 and p1'): check_studies(df.assign(study='x', report='', split='train'))
+    with pytest.raises(InputError, match='study x is of patients p0, p1'): check_studies(df.assign(study='x', report='', split='train'))
 
 def test_a_study_without_a_report_is_kept_with_an_empty_one(tmp_path):
     df = table()
