@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['to_grey', 'read_radiograph', 'resize', 'load_radiograph', 'check_paths', 'ImageStore']
 
-# %% ../nbs/12_radiograph.ipynb #a618d72e
-import contextlib, hashlib, json, os, shutil, time, warnings
-from pathlib import Path, PurePosixPath, PureWindowsPath
+# %% ../nbs/12_radiograph.ipynb #d2a7fedb
+import contextlib, hashlib, json, os, re, shutil, time, warnings
+from pathlib import Path, PureWindowsPath
 
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -43,15 +43,15 @@ def _picture(path, at_least=0):
             im = Image.alpha_composite(Image.new('RGBA', im.size, 'black'), im)
         return np.array(im.convert('L'))
 
-# %% ../nbs/12_radiograph.ipynb #1b29ba28
+# %% ../nbs/12_radiograph.ipynb #bf7abc27
 def _tones(ds, x):
     "Grey levels, uint8, of the stored values `x` of a DICOM dataset: modality rule, window, MONOCHROME1"
     from pydicom.pixels import apply_modality_lut, apply_voi_lut
     y,ends = apply_modality_lut(x, ds),(None, None)
-    c,w = (np.atleast_1d(ds[o].value)[0] if ds.get(o) not in (None, '') else 0 for o in ('WindowCenter', 'WindowWidth'))
+    c,w = (float(np.atleast_1d(ds.get(o) or 0)[0]) for o in ('WindowCenter', 'WindowWidth'))
     if ds.get('VOILUTSequence'): y = apply_voi_lut(y, ds)
     elif w > 1:
-        ends = apply_voi_lut(np.array([float(c-20*w), float(c+20*w)]), ds) # what the window shows black and white
+        ends = apply_voi_lut(np.array([c-20*w, c+20*w]), ds) # shown black and white
         y = apply_voi_lut(y, ds)
     grey = to_grey(y, *ends)
     return 255-grey if ds.PhotometricInterpretation == 'MONOCHROME1' else grey
@@ -84,7 +84,7 @@ def _dicom(path, at_least=0):
     if pad is not None: img[pad] = 0
     return img
 
-# %% ../nbs/12_radiograph.ipynb #f67d6c1a
+# %% ../nbs/12_radiograph.ipynb #9ded8e5a
 def _pixels(path, at_least=0):
     "Read a radiograph; whatever goes wrong is an `InputError` with the reason alone"
     try:
@@ -95,7 +95,7 @@ def _pixels(path, at_least=0):
         if min(img.shape) == 0: raise ValueError('an image without pixels')
         return img
     except Exception as e: # decoders raise nearly every type there is on damaged files
-        why = e.strerror if isinstance(e, OSError) and e.strerror else ' '.join(str(e).replace(str(path), 'it').split())
+        why = getattr(e, 'strerror', None) or ' '.join(str(e).replace(str(path), 'it').split())
         if 'missing dependencies' in why: why += ' (pip install pylibjpeg[all] brings the decoders)'
         raise InputError(why[:300] or type(e).__name__) from None
 
@@ -135,13 +135,15 @@ def load_radiograph(
     "Read and resize one radiograph; what the image store holds is the result of this"
     return resize(read_radiograph(path, at_least=2*size), size, fit)
 
-# %% ../nbs/12_radiograph.ipynb #c776aba9
+# %% ../nbs/12_radiograph.ipynb #7e30fc6c
 def _bad_path(p):
     "What is wrong with a relative path, or None"
     if not isinstance(p, str) or not p.strip(): return 'is empty'
-    if '\0' in p or not p.isprintable() or any(0xD800 <= ord(c) < 0xE000 for c in p): return 'holds characters that no text has'
-    if PurePosixPath(p).is_absolute() or PureWindowsPath(p).drive or PureWindowsPath(p).root: return 'is absolute'
+    if not p.isprintable(): return 'holds characters that no text has'
+    if p[0] == '/' or PureWindowsPath(p).drive or PureWindowsPath(p).root: return 'is absolute'
     if '..' in p.replace('\\', '/').split('/'): return 'leads out of its root folder (..)'
+
+_USUAL = re.compile(r'\w[\w./-]*', re.ASCII)
 
 def check_paths(
     paths # Paths of images, relative to their root
@@ -149,12 +151,11 @@ def check_paths(
     "Raise `InputError` for the first path that is empty, absolute or leads out of the root"
     paths = list(paths)
     for i,p in enumerate(paths):
-        # the usual path holds none of these, and a table may have 400,000
-        if isinstance(p, str) and p and p[0] not in '/\\ ' and '..' not in p and ':' not in p and p.isascii() and p.isprintable(): continue
+        if isinstance(p, str) and _USUAL.fullmatch(p) and '..' not in p: continue # quick: a table may have 400,000
         if why := _bad_path(p): raise InputError(f'row {i}: the path {p!r} {why}; write it relative to the root of the table')
     return paths
 
-# %% ../nbs/12_radiograph.ipynb #9df181b2
+# %% ../nbs/12_radiograph.ipynb #deea0158
 class ImageStore:
     "Radiographs of one size in `out`: `images`, a memory-mapped uint8 array (n, size, size), and `index`, one row each"
     def __init__(self,
@@ -177,7 +178,8 @@ class ImageStore:
     def rows(self, paths):
         "Positions of `paths`, an int array; `InputError` names the first that is not in the store"
         at = self._where.get_indexer(list(paths))
-        if (at < 0).any(): raise InputError(f'{list(paths)[int((at < 0).argmax())]} is not in the image store {self.out}')
+        if (at < 0).any():
+            raise InputError(f'{list(paths)[int((at < 0).argmax())]} is not in the image store {self.out}')
         return at
     def row(self, path):
         "Position of one path"
@@ -186,7 +188,7 @@ class ImageStore:
         "uint8 array (size, size) by position or path; (n, size, size) for a slice or several positions"
         return self.images[self.row(i) if isinstance(i, str) else i]
 
-# %% ../nbs/12_radiograph.ipynb #09178687
+# %% ../nbs/12_radiograph.ipynb #6b3190c7
 _VERSION = 1 # raise it when the same file would give other pixels
 
 def _decode(root, paths, rows, size, fit):
@@ -206,26 +208,30 @@ def _decoded(root, paths, rows, size, fit, workers, chunk=16):
     workers = min(cpu_count() if workers is None else workers, len(parts)//2)
     jobs = ((root, paths[s], rows[s], size, fit) for s in parts)
     if workers <= 1: yield from (_decode(*o) for o in jobs)
-    else: yield from Parallel(n_jobs=workers, return_as='generator_unordered')(delayed(_decode)(*o) for o in jobs)
+    else:
+        run = Parallel(n_jobs=workers, return_as='generator_unordered')
+        yield from run(delayed(_decode)(*o) for o in jobs)
 
-# %% ../nbs/12_radiograph.ipynb #132686c7
+# %% ../nbs/12_radiograph.ipynb #8f9a1b43
 class _Work:
     "A store in the making: an image file with a row a path, and a journal of the rows that are done"
     def __init__(self, out, want, size, fit):
         self.dir,self.want,self.n = out/'unfinished',want,size*size
-        key = hashlib.sha256(json.dumps([_VERSION, size, fit, list(want['path'])]).encode()).hexdigest()[:16]
+        what = json.dumps([_VERSION, size, fit, list(want['path'])])
+        key = hashlib.sha256(what.encode()).hexdigest()[:16]
         part,log = self.dir/f'{key}.npy',self.dir/f'{key}.jsonl'
         for o in self.dir.iterdir(): # the remains of a build with other parameters or paths
             if o not in (part, log) and o.name != 'lock': o.unlink()
         if not part.exists():
             log.unlink(missing_ok=True)
-            with atomic(part) as tmp: np.lib.format.open_memmap(tmp, 'w+', np.uint8, (len(want), size, size)).flush()
+            shape = len(want), size, size
+            with atomic(part) as tmp: np.lib.format.open_memmap(tmp, 'w+', np.uint8, shape).flush()
         self.done,self.bad,self.waiting,self.synced = np.zeros(len(want), bool),{},[],time.time()
         self._read_journal(log)
         self.part,self.log = open(part, 'r+b'),open(log, 'a')
         self.start = os.path.getsize(part) - len(want)*self.n # images begin behind the header
 
-# %% ../nbs/12_radiograph.ipynb #26f1e21e
+# %% ../nbs/12_radiograph.ipynb #a1a2f04b
 @patch
 def _read_journal(self:_Work, log):
     "Mark as done what it lists, where the source file is still the same; a torn last line is no entry"
@@ -234,7 +240,8 @@ def _read_journal(self:_Work, log):
         if not line.endswith(b'\n'): break
         good += len(line)
         rows,size,mtime = (np.array(o, np.int64) for o in json.loads(line))
-        self.done[rows] = (self.want['bytes'].values[rows] == size) & (self.want['mtime_ns'].values[rows] == mtime)
+        now = self.want.iloc[rows]
+        self.done[rows] = (now['bytes'].values == size) & (now['mtime_ns'].values == mtime)
     if log.exists(): os.truncate(log, good)
 
 # %% ../nbs/12_radiograph.ipynb #412ba460
@@ -292,28 +299,31 @@ def finish(self:_Work, size, fit):
     files = {ready.name: 'images.npy', 'rejected.csv': 'rejected.csv', 'index.parquet': 'index.parquet'}
     with atomic(self.dir/'commit') as tmp: tmp.write_text(json.dumps(files))
 
-# %% ../nbs/12_radiograph.ipynb #7a38176a
+# %% ../nbs/12_radiograph.ipynb #baced13d
 @patch
 def save_rejected(self:_Work):
     "Write rejected.csv: path and reason"
-    bad = pd.DataFrame([(self.want['path'].iloc[r], why) for r,why in sorted(self.bad.items())], columns=['path', 'reason'])
+    rows = [(self.want['path'].iloc[r], why) for r,why in sorted(self.bad.items())]
+    bad = pd.DataFrame(rows, columns=['path', 'reason'])
     with atomic(self.dir/'rejected.csv') as tmp: bad.to_csv(tmp, index=False)
 
-# %% ../nbs/12_radiograph.ipynb #c1b005ab
+# %% ../nbs/12_radiograph.ipynb #1730cf5e
 def _want(root, paths):
     "Table of path, size in bytes and time of change of every file; -1 bytes for one that is not there"
     def stat(p):
         try: o = os.stat(os.path.join(root, p)); return o.st_size,o.st_mtime_ns
         except OSError: return -1,0
     sizes,times = zip(*map(stat, paths))
-    return pd.DataFrame(dict(path=pd.Series(paths, dtype='str'), bytes=np.array(sizes, np.int64), mtime_ns=np.array(times, np.int64)))
+    sizes,times = np.array(sizes, np.int64),np.array(times, np.int64)
+    return pd.DataFrame(dict(path=pd.Series(paths, dtype='str'), bytes=sizes, mtime_ns=times))
 
 def _previous(out, want, size, fit):
     "Rows of a finished store in `out` that still hold: int array like `want`, -1 where there is none, and that store"
+    none = np.full(len(want), -1)
     try: old = ImageStore(out)
-    except (InputError, ValueError, OSError): return np.full(len(want), -1),None
+    except (InputError, ValueError, OSError): return none,None
+    if old.index.attrs != dict(size=size, fit=fit, version=_VERSION): return none,old
     at = old._where.get_indexer(want['path'])
-    if old.index.attrs != dict(size=size, fit=fit, version=_VERSION): return np.full(len(want), -1),old
     same = [old.index[o].values[at] == want[o].values for o in ('bytes', 'mtime_ns')]
     return np.where((at >= 0) & same[0] & same[1], at, -1),old
 
@@ -323,7 +333,7 @@ def _same(old, at, want, root, size, fit):
     if old is None or len(ok) != len(old) or not (at[ok] == np.arange(len(old))).all(): return False
     bad = list(want['path'].values[at < 0])
     before = pd.read_csv(old.out/'rejected.csv', dtype='str', keep_default_na=False)
-    return bad == list(before['path']) and len(_decode(root, bad, range(len(bad)), size, fit)[2]) == len(bad)
+    return bad == list(before['path']) and len(bad) == len(_decode(root, bad, range(len(bad)), size, fit)[2])
 
 # %% ../nbs/12_radiograph.ipynb #63c4d169
 @contextlib.contextmanager

@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_TYPES', 'MESH', 'NIH14', 'SOURCES', 'read_csv', 'image_files', 'locate', 'mesh_findings', 'iu_xray', 'nih14',
            'covid', 'phantom_studies', 'phantom', 'prepare']
 
-# %% ../nbs/15_sources.ipynb #17972283
+# %% ../nbs/15_sources.ipynb #01c97617
 import os, re
 from pathlib import Path
 
@@ -16,9 +16,9 @@ from PIL import Image
 from .core import InputError, run_record
 from .radiograph import ImageStore
 from .report import clean, findings_impression, report_text
-from .studies import check_studies, split_patients, write_studies
+from .studies import COLUMNS, check_studies, split_patients, write_studies
 
-# %% ../nbs/15_sources.ipynb #df4b03a0
+# %% ../nbs/15_sources.ipynb #c28dd384
 def _find(raw, *patterns):
     "The first file below `raw` that fits one of the patterns, the shallowest first"
     raw = Path(raw).expanduser()
@@ -34,12 +34,14 @@ def read_csv(
 ):          # DataFrame, every cell text or missing
     "Read a CSV as text; a file that is no CSV or lacks a column is an `InputError` that says so"
     try: df = pd.read_csv(path, dtype='str', **kw)
-    except Exception as e: raise InputError(f'{path}: not a CSV file that can be read ({" ".join(str(e).split())[:150]})') from None
+    except Exception as e:
+        raise InputError(f'{path}: not a CSV file that can be read ({" ".join(str(e).split())[:150]})') from None
     if missing := [c for c in cols if c not in df.columns]:
-        raise InputError(f"{path}: lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; it has {', '.join(df.columns)}")
+        what = f"column{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+        raise InputError(f"{path}: lacks the {what}; it has {', '.join(df.columns)}")
     return df
 
-# %% ../nbs/15_sources.ipynb #9a3b6538
+# %% ../nbs/15_sources.ipynb #cce07b56
 IMAGE_TYPES = ('.png', '.jpg', '.jpeg', '.webp', '.dcm', '.dicom', '.tif', '.tiff', '.bmp')
 
 def image_files(
@@ -62,19 +64,24 @@ def locate(
 ):         # Series of paths relative to `raw`, missing where there is none
     "Where the images of a table lie"
     by_name,by_stem = image_files(raw)
-    res = [by_name.get(n) or by_stem.get(os.path.splitext(n)[0]) if isinstance(n, str) else None for n in names]
+    find = lambda n: by_name.get(n) or by_stem.get(os.path.splitext(n)[0])
+    res = [find(n) if isinstance(n, str) else None for n in names]
     return pd.Series(res, index=getattr(names, 'index', None), dtype='object')
 
-# %% ../nbs/15_sources.ipynb #a116db4a
+# %% ../nbs/15_sources.ipynb #bdceb773
 _SPLIT = dict(train='train', training='train', val='valid', valid='valid', validation='valid', dev='valid', test='test')
 
-def _with_split(df, key, path, col, names):
-    "`df` with the split that the file `path` gives in `col` for its column `names`, or a random one where there is no file"
+def _column(path, key, col):
+    "Series of a CSV's column `col` by its column `key`"
+    return read_csv(path, key, col).drop_duplicates(key).set_index(key)[col].str.strip()
+
+def _with_split(df, path, key, col):
+    "`df` with the split that the file `path` gives in `col` by `key`; a random one where there is no file"
     if path is None:
         df = split_patients(df)
         df.attrs['notes'] = ['No split in the release: patients dealt at random, 70 % train, 10 % valid, 20 % test.']
         return df
-    s = read_csv(path, names, col).drop_duplicates(names).set_index(names)[col].str.strip().str.lower()
+    s = _column(path, key, col).str.lower()
     if len(bad := sorted(set(s.dropna()) - set(_SPLIT))): raise InputError(f'{path}: unknown split {bad[0]!r}')
     df = df.assign(split=df[key].map(s.map(_SPLIT)))
     if n := int(df['split'].isna().sum()): df.attrs['notes'] = [f'{n:,} images are in no split and left out.']
@@ -84,17 +91,17 @@ def _optional(raw, *patterns):
     try: return _find(raw, *patterns)
     except InputError: return None
 
-# %% ../nbs/15_sources.ipynb #9b348f7b
+# %% ../nbs/15_sources.ipynb #a2854300
 def _finished(df, raw, *notes):
     "The columns of a study table, in order, checked, with its root and what is to be known about it"
     if not len(df): raise InputError(f'{raw}: none of the images that the table names are here')
-    cols = ['patient', 'study', 'view', 'path', 'report', 'split', *(c for c in df if c.startswith('label:'))]
-    out = df[cols].reset_index(drop=True)
+    out = df[[*COLUMNS, *(c for c in df if c.startswith('label:'))]].reset_index(drop=True)
     out.attrs = dict(root=str(Path(raw).expanduser().resolve()), notes=[*notes, *df.attrs.get('notes', [])])
     return check_studies(out)
 
-# %% ../nbs/15_sources.ipynb #3ccd5d0e
-MESH = dict(cardiomegaly='Cardiomegaly', effusion='Pleural Effusion', opacity='Opacity', atelectasis='Pulmonary Atelectasis')
+# %% ../nbs/15_sources.ipynb #0231b8ca
+MESH = dict(cardiomegaly='Cardiomegaly', effusion='Pleural Effusion', opacity='Opacity',
+            atelectasis='Pulmonary Atelectasis')
 
 def mesh_findings(
     mesh:str # Terms with ; between, as in the column `MeSH`
@@ -105,36 +112,36 @@ def mesh_findings(
     if not heads: return dict.fromkeys(['abnormal', *MESH], np.nan)
     return dict(abnormal=float('normal' not in heads)) | {k: float(v in heads) for k,v in MESH.items()}
 
-# %% ../nbs/15_sources.ipynb #bb8de04e
+# %% ../nbs/15_sources.ipynb #d443942e
 def iu_xray(
-    raw # Folder of the CSV release: indiana_reports.csv, indiana_projections.csv, images, optionally split.csv (uid, split)
+    raw # Folder of the CSV release: indiana_reports.csv, indiana_projections.csv, images; optionally split.csv
 ):      # Study table with abnormal, cardiomegaly, effusion, opacity, atelectasis
     "Indiana University chest X-rays (Demner-Fushman et al. 2016)"
-    reports = read_csv(_find(raw, 'indiana_reports.csv*'), 'uid', 'MeSH', 'findings', 'impression').drop_duplicates('uid').set_index('uid')
-    df = read_csv(_find(raw, 'indiana_projections.csv*'), 'uid', 'filename', 'projection')
-    text = pd.Series([report_text(*o) for o in zip(reports['findings'], reports['impression'])], index=reports.index, dtype='object')
-    labels = pd.DataFrame([mesh_findings(m) for m in reports['MeSH']], index=reports.index).add_prefix('label:')
-    df = df.assign(patient=df['uid'], study=df['uid'], path=locate(df['filename'], raw), report=df['uid'].map(text).fillna(''),
-                   view=df['projection'].str.strip().str.lower().map(dict(frontal='PA', lateral='LATERAL')).fillna('UNKNOWN'))
-    df = df.join(labels, on='uid')
+    reports = read_csv(_find(raw, 'indiana_reports.csv*'), 'uid', 'MeSH', 'findings', 'impression').drop_duplicates('uid')
+    about = pd.DataFrame([mesh_findings(m) for m in reports['MeSH']], index=reports['uid']).add_prefix('label:')
+    about['report'] = [report_text(*o) for o in zip(reports['findings'], reports['impression'])]
+    df = read_csv(_find(raw, 'indiana_projections.csv*'), 'uid', 'filename', 'projection').join(about, on='uid')
+    view = df['projection'].str.strip().str.lower().map(dict(frontal='PA', lateral='LATERAL'))
+    df = df.assign(patient=df['uid'], study=df['uid'], view=view.fillna('UNKNOWN'), path=locate(df['filename'], raw))
     here = df['path'].notna()
-    notes = _gaps(here, len(set(reports.index) - set(df['uid'][here]))) + [
-        'No patient number in the release: a study counts as a patient. Frontal images count as PA.']
-    return _finished(_with_split(df[here], 'uid', _optional(raw, 'split.csv'), 'split', 'uid'), raw, *notes)
+    notes = _gaps(here, len(set(reports['uid']) - set(df['uid'][here])))
+    notes.append('No patient number in the release: a study counts as a patient. Frontal images count as PA.')
+    return _finished(_with_split(df[here], _optional(raw, 'split.csv'), 'uid', 'split'), raw, *notes)
 
 def _gaps(here, without):
     "Notes on images that are named but not here, and on studies without any image"
-    return ([f'{int((~here).sum()):,} images of the table are not among the files and left out.'] if (~here).any() else []) + (
+    gone = int((~here).sum())
+    return ([f'{gone:,} images of the table are not among the files and left out.'] if gone else []) + (
         [f'{without:,} studies have a report but no image; they have no row.'] if without else [])
 
-# %% ../nbs/15_sources.ipynb #74597f3a
+# %% ../nbs/15_sources.ipynb #8f3c4305
 NIH14 = ['Atelectasis', 'Cardiomegaly', 'Effusion', 'Infiltration', 'Mass', 'Nodule', 'Pneumonia', 'Pneumothorax',
          'Consolidation', 'Edema', 'Emphysema', 'Fibrosis', 'Pleural_Thickening', 'Hernia']
 
 def _nih_split(df, raw):
     "The split of split.csv, of the official lists, or a random one"
     if (own := _optional(raw, 'split.csv')) or not (test := _optional(raw, 'test_list.txt')):
-        return _with_split(df, 'Image Index', own, 'refers_split', 'Image Index')
+        return _with_split(df, own, 'Image Index', 'refers_split')
     in_test = df['Image Index'].isin(test.read_text().split())
     official = split_patients(df, valid=.1, test=0)
     official.attrs['notes'] = ['Official test list; a tenth of the other patients is the validation part.']
@@ -147,45 +154,45 @@ def nih14(
     path = _find(raw, 'Data_Entry_2017*.csv', 'Data_Entry_2017*.csv.gz')
     df = read_csv(path, 'Image Index', 'Finding Labels', 'Follow-up #', 'Patient ID', 'View Position', index_col=False)
     found = df['Finding Labels'].fillna('').str.split('|').map(lambda o: {x.strip() for x in o})
-    if unknown := set().union(*found) - {*NIH14, 'No Finding', ''}: raise InputError(f'{path}: unknown finding {sorted(unknown)[0]!r}')
-    df = df.assign(patient=df['Patient ID'], study=df['Patient ID'] + '-' + df['Follow-up #'], report='',
-                   path=locate(df['Image Index'], raw), view=df['View Position'].where(df['View Position'].isin(['PA', 'AP']), 'UNKNOWN'),
-                   **{f'label:{n}': [float(n in o) for o in found] for n in NIH14})
+    if unknown := sorted(set().union(*found) - {*NIH14, 'No Finding', ''}):
+        raise InputError(f'{path}: unknown finding {unknown[0]!r}')
+    view = df['View Position'].where(df['View Position'].isin(['PA', 'AP']), 'UNKNOWN')
+    df = df.assign(patient=df['Patient ID'], study=df['Patient ID'] + '-' + df['Follow-up #'], view=view, report='',
+                   path=locate(df['Image Index'], raw), **{f'label:{n}': [float(n in o) for o in found] for n in NIH14})
     here = df['path'].notna()
     return _finished(_nih_split(df[here], raw), raw, *_gaps(here, 0))
 
-# %% ../nbs/15_sources.ipynb #d8f7a49b
-_NAMES = re.compile(r'covid|corona ?virus|n-?cov\b|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan|\bmers\b|\brt-?pcr|klebsiella|legionella|'
-                    r'influenza|pneumocystis|lipoid pn|varicella|streptococ|mycoplasma', re.I)
-_COVID_VIEWS = {'PA': 'PA', 'AP': 'AP', 'AP SUPINE': 'AP', 'AP ERECT': 'AP', 'AP SEMI ERECT': 'AP', 'L': 'LATERAL', 'LATERAL': 'LATERAL'}
+# %% ../nbs/15_sources.ipynb #d324b45f
+_NAMES = re.compile(r'covid|corona ?virus|n-?cov\b|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan|\bmers\b|\brt-?pcr|'
+                    r'klebsiella|legionella|influenza|pneumocystis|lipoid pn|varicella|streptococ|mycoplasma', re.I)
+_COVID_VIEWS = dict(PA='PA', AP='AP', L='LATERAL', LATERAL='LATERAL')
 
 def _covid_label(df, own):
     "COVID-19 as 1, 0 or missing: from the lists where there are some, else from `finding`"
-    if own is not None:
-        return df['filename'].map(read_csv(own, 'filename', 'covid').drop_duplicates('filename').set_index('filename')['covid'])
-    found = df['finding'].fillna('todo').str.strip()
-    return found.str.contains('COVID-19', regex=False).astype(float).where(~found.str.lower().isin(['todo', 'unknown', '']))
+    if own is not None: return df['filename'].map(_column(own, 'filename', 'covid'))
+    found = df['finding'].fillna('todo').str.strip().str.lower()
+    return found.str.contains('covid-19', regex=False).astype(float).where(~found.isin(['todo', 'unknown', '']))
 
-# %% ../nbs/15_sources.ipynb #f509eefd
+# %% ../nbs/15_sources.ipynb #0fca8895
 def covid(
     raw # A clone of the COVID-19 Image Data Collection, or metadata.csv, images and split.csv
 ):      # Study table with COVID-19
     "COVID-19 Image Data Collection (Cohen et al. 2020), radiographs only"
     df = read_csv(_find(raw, 'metadata.csv*'), 'patientid', 'finding', 'view', 'modality', 'filename', 'clinical_notes')
     df = df[df['modality'].str.strip().str.lower() == 'x-ray']
+    pid,own = df['patientid'].str.strip(),_optional(raw, 'split.csv')
     visit = df[[c for c in ('offset', 'date') if c in df]].fillna('').agg('/'.join, axis=1)
+    view = df['view'].fillna('').str.upper().str.split().str[0].map(_COVID_VIEWS) # 'AP Supine' is AP
     note = df['clinical_notes'].map(clean)
     named = note.str.contains(_NAMES)
-    own = _optional(raw, 'split.csv')
-    df = df.assign(patient=df['patientid'].str.strip(), study=df['patientid'].str.strip() + '/' + visit, report=note.where(~named, ''),
-                   path=locate(df['filename'], raw), view=df['view'].fillna('').str.strip().str.upper().map(_COVID_VIEWS).fillna('UNKNOWN'),
-                   **{'label:COVID-19': _covid_label(df, own)})
+    df = df.assign(patient=pid, study=pid + '/' + visit, view=view.fillna('UNKNOWN'), report=note.where(~named, ''),
+                   path=locate(df['filename'], raw), **{'label:COVID-19': _covid_label(df, own)})
     df['report'] = df.groupby('study')['report'].transform(lambda o: ' '.join(dict.fromkeys(x for x in o if x)))
     here = df['path'].notna()
-    notes = [*_gaps(here, 0), f'{int(named.sum()):,} clinical notes name the disease, its test or another germ, and were emptied.']
-    return _finished(_with_split(df[here], 'filename', own, 'refers_split', 'filename'), raw, *notes)
+    notes = [*_gaps(here, 0), f'{named.sum():,} clinical notes name the disease, its test or another germ, and were emptied.']
+    return _finished(_with_split(df[here], own, 'filename', 'refers_split'), raw, *notes)
 
-# %% ../nbs/15_sources.ipynb #acad2e8d
+# %% ../nbs/15_sources.ipynb #bce469ce
 def phantom_studies(
     out,             # Folder for the PNG files
     n:int=300,       # Studies
@@ -198,17 +205,16 @@ def phantom_studies(
     from refers_nb.phantom import phantoms
     out,ph,rows = Path(out),phantoms(n, size=size, seed=seed),[]
     out.mkdir(parents=True, exist_ok=True)
-    width = len(str(n-1))
+    labels = ph.labels.astype(float).add_prefix('label:').to_dict('records')
     for i in range(n):
-        pid = f'{seed}-{i:0{width}d}'
-        for view,img,there in ((ph.view[i], ph.frontal[i], True), ('LATERAL', ph.lateral[i], ph.has_lateral[i])):
-            if not there: continue
-            name = f'{pid}-{view.lower()}.png'
-            Image.fromarray(img).save(out/name, compress_level=1)
-            rows.append(dict(patient=pid, study=pid, view=view, path=name, report=findings_impression(ph.reports[i])) |
-                        {f'label:{k}': float(v) for k,v in ph.labels.iloc[i].items()})
+        pid = f'{seed}-{i:0{len(str(n-1))}d}'
+        study = dict(patient=pid, study=pid, report=findings_impression(ph.reports[i]), **labels[i])
+        for view,img in [(ph.view[i], ph.frontal[i])] + [('LATERAL', ph.lateral[i])]*bool(ph.has_lateral[i]):
+            rows.append(study | dict(view=view, path=f'{pid}-{view.lower()}.png'))
+            Image.fromarray(img).save(out/rows[-1]['path'], compress_level=1)
     return _finished(split_patients(pd.DataFrame(rows), valid, test, seed), out)
 
+# %% ../nbs/15_sources.ipynb #d7a314ef
 def phantom(
     raw,   # Number of studies
     out,   # Folder for the PNG files
@@ -220,7 +226,7 @@ def phantom(
     if n < 10: raise InputError(f'phantom {raw}: give the number of studies, 10 or more, in place of a folder')
     return phantom_studies(out, n, **kw)
 
-# %% ../nbs/15_sources.ipynb #19627dc1
+# %% ../nbs/15_sources.ipynb #664b6bb2
 SOURCES = dict(iu_xray=iu_xray, nih14=nih14, covid=covid, phantom=phantom)
 
 def prepare(
@@ -241,7 +247,7 @@ def prepare(
     with run_record(out, args) as rec:
         store = ImageStore.build(df, df.attrs['root'], out, size, fit, workers, max_rejected)
         readable = df['path'].isin(store.index['path'])
-        if n := int((~readable).sum()): df.attrs['notes'] = [*df.attrs['notes'], f'{n:,} images could not be read, see rejected.csv.']
+        if n := int((~readable).sum()): df.attrs['notes'] += [f'{n:,} images could not be read, see rejected.csv.']
         df = df[readable].reset_index(drop=True)
         write_studies(df, out, df.attrs['root'])
         rec.note(images=len(df), rejected=n, notes=df.attrs['notes'])

@@ -24,13 +24,13 @@ def label_names(
     "Findings of a table, without the prefix `label:`, in the order of its columns"
     return [c[6:] for c in df.columns if str(c).startswith('label:')]
 
-# %% ../nbs/13_studies.ipynb #469ddc87
+# %% ../nbs/13_studies.ipynb #322f1191
 def _rows(bad, df, what, *cols):
     "Raise `InputError` naming the first rows where `bad` is true"
     at = np.flatnonzero(np.asarray(bad))
     if not len(at): return
-    show = '; '.join(f"row {i}: {', '.join(f'{c} {df[c].iloc[i]!r}' for c in cols)}" for i in at[:3])
-    raise InputError(f"{len(at)} row{'s' if len(at) > 1 else ''} of the study table: {what} ({show}{' ...' if len(at) > 3 else ''})")
+    show = [f'row {i}: ' + ', '.join(f'{c} {df[c].iloc[i]!r}' for c in cols) for i in at[:3]] + ['...']*(len(at) > 3)
+    raise InputError(f"{len(at)} row{'s' if len(at) > 1 else ''} of the study table: {what} ({'; '.join(show)})")
 
 def _tidied(df):
     "A copy with the types of a study table: text columns as text, labels as float32, missing reports as ''"
@@ -45,12 +45,13 @@ def _tidied(df):
     for name in label_names(df):
         c = f'label:{name}'
         x = pd.to_numeric(df[c], errors='coerce')
-        _rows((x.isna() & df[c].notna()) | ~(x.isna() | x.isin([0, 1])), df, 'a label is 0, 1 or missing', 'path', c)
+        bad = (x.isna() & df[c].notna()) | ~(x.isna() | x.isin([0, 1]))
+        _rows(bad, df, 'a label is 0, 1 or missing', 'path', c)
         df[c] = x.astype('float32')
     df.attrs = attrs
     return df
 
-# %% ../nbs/13_studies.ipynb #2f379505
+# %% ../nbs/13_studies.ipynb #ed738027
 def _several(df, by, of):
     "Rows whose `by` has more than one `of`"
     n = df.drop_duplicates([by, of])[by].value_counts()
@@ -63,7 +64,8 @@ def _check_groups(df):
         if not bad.any(): continue
         who = df[by][bad].iloc[0]
         its = df[of][bad & (df[by] == who)].unique()
-        what = dict(split=f"is in {' and in '.join(its)}", patient=f"is of patients {', '.join(its)}", report='has different reports')[of]
+        what = dict(split='is in ' + ' and in '.join(its), patient='is of patients ' + ', '.join(its),
+                    report='has different reports')[of]
         _rows(bad, df, f'{by} {who} {what}; give every {by} one {of}', by, 'path')
 
 # %% ../nbs/13_studies.ipynb #c3146265
@@ -87,7 +89,7 @@ def check_studies(
         _rows(gone, df, f'the image is not in {root}; was the folder moved?', 'path')
     return df
 
-# %% ../nbs/13_studies.ipynb #f99bca31
+# %% ../nbs/13_studies.ipynb #bee3fd9a
 def write_studies(
     df,      # Study table
     path,    # File to write, or a folder for studies.parquet
@@ -109,7 +111,8 @@ def read_studies(
     if path.is_dir(): path = path/'studies.parquet'
     if not path.exists(): raise InputError(f'{path}: no such study table; refers-prep makes one')
     try: df = pd.read_parquet(path)
-    except Exception as e: raise InputError(f'{path}: not a Parquet file that can be read ({str(e)[:100]})') from None
+    except Exception as e:
+        raise InputError(f'{path}: not a Parquet file that can be read ({str(e)[:100]})') from None
     df.attrs['root'] = str(path.parent/df.attrs.get('root', ''))
     try: return check_studies(df, files=files)
     except InputError as e: raise InputError(f'{path}: {e}') from None
@@ -129,7 +132,7 @@ def split_patients(
     split.iloc[:nt],split.iloc[nt:nt+nv] = 'test','valid'
     return df.assign(split=df['patient'].astype('str').map(split))
 
-# %% ../nbs/13_studies.ipynb #78a9d557
+# %% ../nbs/13_studies.ipynb #fcea6329
 def label_fraction(
     df,             # Study table
     fraction:float, # Share of the training images, 0 to 1
@@ -142,9 +145,9 @@ def label_fraction(
     ids = np.unique(train['patient'].astype('str'))
     ids = ids[np.random.default_rng(seed).permutation(len(ids))]
     place = train['patient'].astype('str').map(pd.Series(range(len(ids)), index=ids))
-    has = {(c,v): np.unique(place[(train[c] == v).values]) for c in train if str(c).startswith('label:') for v in (1, 0)}
+    has = [np.unique(place[(train[f'label:{n}'] == v).values]) for n in label_names(df) for v in (1, 0)]
     first = []
-    for at in sorted((o for o in has.values() if len(o)), key=len): # the rarest first
+    for at in sorted((o for o in has if len(o)), key=len): # the rarest first
         if not np.isin(at, first).any(): first.append(at[0])
     order = np.concatenate([np.array(first, int), np.setdiff1d(np.arange(len(ids)), first)])
     images = np.cumsum(np.bincount(place, minlength=len(ids))[order])
@@ -162,12 +165,19 @@ def by_study(
     first = df.iloc[[o[0] for o in rows]]
     return first[['study', 'patient', 'split', 'report']].reset_index(drop=True).assign(rows=rows)
 
-# %% ../nbs/13_studies.ipynb #05f58559
+# %% ../nbs/13_studies.ipynb #6a3b7f0b
 class Card(str):
     "Markdown that notebooks render"
     def _repr_markdown_(self): return str(self)
 
-def _md(rows, head): return '\n'.join('| ' + ' | '.join(map(str, o)) + ' |' for o in [head, ['---']*len(head), *rows])
+def _md(rows, head):
+    "A Markdown table"
+    return '\n'.join('| ' + ' | '.join(map(str, o)) + ' |' for o in [head, ['---']*len(head), *rows])
+
+def _share(x):
+    "Positives of the labels that are known"
+    n,known = int((x == 1).sum()),int(x.notna().sum())
+    return f'{n:,} of {known:,} ({n/max(known, 1):.1%})'
 
 def describe(
     df  # Study table
@@ -175,13 +185,14 @@ def describe(
     "Counts by split, views, and for every finding its positives, negatives and missing ones"
     splits = [s for s in SPLITS if (df['split'] == s).any()]
     parts = [df[(df['split'] == s).values] for s in splits] + [df]
-    count = dict(images=len, studies=lambda o: o['study'].nunique(), patients=lambda o: o['patient'].nunique()) | {
-        'studies with a report': lambda o: o.loc[(o['report'] != '').values, 'study'].nunique()} | {
-        f'view {v}': (lambda o,v=v: int((o['view'] == v).sum())) for v in VIEWS if (df['view'] == v).any()}
-    text = _md([[k, *(f'{f(o):,}' for o in parts)] for k,f in count.items()], ['', *splits, 'all'])
+    rows = [['images', *map(len, parts)]]
+    for c in ('study', 'patient'): rows.append([c.replace('study', 'studie') + 's', *(o[c].nunique() for o in parts)])
+    rows.append(['studies with a report', *(o['study'][(o['report'] != '').values].nunique() for o in parts)])
+    for v in VIEWS:
+        if (df['view'] == v).any(): rows.append([f'view {v}', *(int((o['view'] == v).sum()) for o in parts)])
+    text = _md([[o[0], *(f'{n:,}' for n in o[1:])] for o in rows], ['', *splits, 'all'])
     if names := label_names(df):
-        def cell(x): return f"{int((x == 1).sum()):,} of {int(x.notna().sum()):,} ({(x == 1).sum()/max(x.notna().sum(), 1):.1%})"
-        rows = [[n, *(cell(o[f'label:{n}']) for o in parts), int(df[f'label:{n}'].isna().sum())] for n in names]
+        rows = [[n, *(_share(o[f'label:{n}']) for o in parts), int(df[f'label:{n}'].isna().sum())] for n in names]
         text += '\n\n' + _md(rows, ['positive images', *splits, 'all', 'missing'])
-    notes = ''.join(f'\n- {o}' for o in df.attrs.get('notes', []))
-    return Card(text + (f'\n{notes}' if notes else ''))
+    notes = '\n'.join(f'- {o}' for o in df.attrs.get('notes', []))
+    return Card(f'{text}\n\n{notes}'.rstrip())
