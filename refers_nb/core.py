@@ -17,9 +17,13 @@ from types import SimpleNamespace
 
 import refers_nb
 
-# %% ../nbs/00_core.ipynb #9d41eb0f
+# %% ../nbs/00_core.ipynb #0130de7e
 class InputError(ValueError):
     "Bad input: the message says what is wrong, where, and what to do"
+    def __init__(self, message=''):
+        super().__init__(message)
+        self.message = message
+    def __str__(self): return self.message
 
 # %% ../nbs/00_core.ipynb #454d3007
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ KEYS['weights'] = dict(
     vit_small = Key('vit_small_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset small'),
     vit_base  = Key('vit_base_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset base'))
 
-# %% ../nbs/00_core.ipynb #ee994a5c
+# %% ../nbs/00_core.ipynb #510773b5
 KEYS['run'] = dict(
     out       = Key('runs', folder, 'Where runs are written'),
     device    = Key('auto', device_name, 'auto (a CUDA GPU where there is one), cpu, mps, cuda or cuda:N'),
@@ -105,14 +109,14 @@ KEYS['pretrain'] = dict(
     start  = Key('imagenet', weights, 'Image encoder at the start: imagenet (see [weights]), random, a timm name or a path'),
     size   = Key('128', number(int, 32), 'Image side in pixels (paper: 224)'),
     views  = Key('2', number(int, 1), 'Radiographs of a study seen at once (paper: 3)'),
-    epochs = Key('10', number(int, 1), 'Passes over the training studies'),
-    bs     = Key('48', number(int, 2), 'Studies in a step; the matching loss tells each from all others'),
+    epochs = Key('12', number(int, 1), 'Passes over the training studies'),
+    bs     = Key('64', number(int, 2), 'Studies in a step; the matching loss tells each from all others'),
     accum  = Key('1', number(int, 1), 'Steps whose gradients are added up before the weights move'),
     opt    = Key('adamw', either('adamw', 'paper'), 'adamw, or paper: SGD with momentum 0.9 and Lookahead'),
-    lr     = Key('5e-4', number(float), 'Peak learning rate (paper: 3e-3, with SGD)'),
+    lr     = Key('1e-3', number(float), 'Peak learning rate; the image encoder gets a fifth of it (paper: 3e-3, with SGD)'),
     wd     = Key('0.05', number(float), 'Weight decay, none on norms and biases (paper: 1e-4, with SGD)'),
     warmup = Key('0.05', number(float, 0, 1), 'Share of the steps in which the learning rate rises'),
-    tau    = Key('0.1', number(float, 1e-3), 'Temperature of the matching loss (paper: 0.1)'),
+    tau    = Key('0.07', number(float, 1e-3), 'Temperature of the matching loss at the start, then learned (paper: 0.1, fixed)'),
     lam    = Key('0.75', number(float, 0, 1), 'Weight of study to report against report to study (paper: 0.75)'))
 KEYS['finetune'] = dict(
     fractions = Key('0.01, 0.1, 1', numbers(float, 0, 1), 'Shares of the training labels, nested'),

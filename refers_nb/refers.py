@@ -90,10 +90,12 @@ def refers_model(
         v.load_state_dict(vision_encoder(v.name, v.size, weights, in_chans=v.in_chans).state_dict())
     return model
 
-# %% ../nbs/24_refers.ipynb #532c6504
+# %% ../nbs/24_refers.ipynb #a24c0308
 def refers_groups(
     model:Refers # Model to split
-)->list:         # Two lists of parameters: the report encoder's, and all others
-    "fastai splitter: report encoder, and everything else"
-    named = [(k,p) for k,p in model.named_parameters() if p.requires_grad]
-    return [[p for k,p in named if k.startswith('text.')], [p for k,p in named if not k.startswith('text.')]]
+)->list:         # Three lists of trainable parameters: vision encoder, report encoder, everything else
+    "fastai splitter: vision encoder, report encoder, fusion with decoder"
+    parts = {'vision': [], 'text': [], 'rest': []}
+    for k,p in model.named_parameters():
+        if p.requires_grad: parts[k.split('.')[0] if k.split('.')[0] in parts else 'rest'].append(p)
+    return list(parts.values())
