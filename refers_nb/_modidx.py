@@ -283,6 +283,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'refers_nb.phantom._ring': ('phantom.html#_ring', 'refers_nb/phantom.py'),
                                    'refers_nb.phantom._rise': ('phantom.html#_rise', 'refers_nb/phantom.py'),
                                    'refers_nb.phantom._salt': ('phantom.html#_salt', 'refers_nb/phantom.py'),
+                                   'refers_nb.phantom._severity': ('phantom.html#_severity', 'refers_nb/phantom.py'),
                                    'refers_nb.phantom._splat': ('phantom.html#_splat', 'refers_nb/phantom.py'),
                                    'refers_nb.phantom._tree': ('phantom.html#_tree', 'refers_nb/phantom.py'),
                                    'refers_nb.phantom._trees': ('phantom.html#_trees', 'refers_nb/phantom.py'),

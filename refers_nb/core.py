@@ -7,8 +7,8 @@ __all__ = ['KEYS', 'InputError', 'Key', 'number', 'numbers', 'either', 'or_auto'
            'settings_text', 'read_settings', 'find_settings', 'Settings', 'settings', 'device', 'precision', 'atomic',
            'progress', 'RunRecord', 'run_record', 'cli_errors']
 
-# %% ../nbs/00_core.ipynb #90b8425b
-import functools, importlib.metadata, json, os, platform, re, subprocess, sys, uuid
+# %% ../nbs/00_core.ipynb #bf2bcdbe
+import functools, importlib.metadata, json, os, platform, re, subprocess, sys, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -350,11 +350,12 @@ def run_record(
     rec.save()
     return rec
 
-# %% ../nbs/00_core.ipynb #89a21286
+# %% ../nbs/00_core.ipynb #653fb832
 def cli_errors(f):
     "Decorate a console script: `InputError` and missing files end it with exit code 1 and one line on stderr"
     @functools.wraps(f)
     def run(*args, **kwargs):
+        warnings.filterwarnings('ignore', message='.*torch.jit.script.* is deprecated')   # an import of fastai
         try: return f(*args, **kwargs)
         except KeyboardInterrupt: code,msg = 130,'stopped'
         except (InputError, OSError) as e:

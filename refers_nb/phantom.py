@@ -112,12 +112,12 @@ def _heart_size(b, dice):
     b.heart_x = b.heart_w * dice('heart shift', .26, .40)
     b.heart_y = b.base + .06 - b.heart_h * dice('heart level', .84, .94)
 
-# %% ../nbs/01_phantom.ipynb #918e24ac
+# %% ../nbs/01_phantom.ipynb #299123b2
 def coordinates(b, size, view):
     "Begin a view: pose, a row `x` and a column `y` of body coordinates, the distance `d` from the midline"
     v, u = SimpleNamespace(**vars(b)), b.dice
     v.size, grid = size, ((np.arange(size, dtype=np.float32) + .5) / size)
-    v.zoom, v.dx, v.dy = u('zoom', .92, 1.08), u(view + ' dx', -.04, .04), u('dy', -.02, .05)
+    v.zoom, v.dx, v.dy = u('zoom', .94, 1.06), u(view + ' dx', -.03, .03), u('dy', -.01, .04)
     v.x = (grid[None, None] - .5 - v.dx) / v.zoom                         # (n, 1, size)
     v.y = (grid[None, :, None] - .5 - v.dy) / v.zoom + .5                 # (n, size, 1)
     bend = u(view + ' curve', -.02, .02) * np.sin(7 * v.y)
@@ -136,7 +136,7 @@ def disc(v, x, y, rx, ry, soft, rho=0.):
     if np.any(rho): q += (2 * rho / (1 - rho**2) * dx) * dy
     return ramp(q, soft)
 
-# %% ../nbs/01_phantom.ipynb #8a7d78b5
+# %% ../nbs/01_phantom.ipynb #865b65e1
 def trunk(v):
     "Soft tissue of neck, shoulders, arms and trunk; dark air outside"
     u, ax = v.dice, np.abs(v.x)
@@ -145,12 +145,12 @@ def trunk(v):
     arms = .35 * np.exp(-np.maximum(v.y - .05, 0) / u('arm', .12, .35))
     flank = v.width + u('fat', .03, .16) + arms
     v.depth = ramp(np.minimum(v.y - shoulder, flank - np.abs(v.d)), .07)  # (n, size, size)
-    v.depth *= u('tissue', .60, .70) + .10 * ramp(v.y - v.base, .2)
+    v.depth *= u('tissue', .62, .68) + .10 * ramp(v.y - v.base, .2)
     rows = slice(0, int(.4 * v.size))
     joint = disc(SimpleNamespace(x=ax, y=v.y[:, rows]), .46, u('joint', .16, .24), .075, .085, 1.)
     v.depth[:, rows] += joint * v.depth[:, rows] * .16
 
-# %% ../nbs/01_phantom.ipynb #081cce3a
+# %% ../nbs/01_phantom.ipynb #2a5896d5
 def lungs(v):
     "Air between apex, chest wall, diaphragm and midline; `rim` is the distance from the chest wall"
     u, ax = v.dice, np.abs(v.x)
@@ -161,7 +161,7 @@ def lungs(v):
     edge = np.minimum(v.rim, v.floor - v.y)
     middle = u('pedicle', .045, .065) - .05 * ramp(v.y - .3, .4)
     np.minimum(edge, np.abs(v.d) - middle, out=edge)
-    v.air, v.aeration = ramp(edge, .03), u('air', .38, .48)
+    v.air, v.aeration = ramp(edge, .03), u('air', .40, .47)
     v.lung = v.air.copy()                                                 # before the heart takes its place
     v.depth -= v.air * v.aeration
 
@@ -170,13 +170,15 @@ def _rise(v):
     pulled = (v.collapse_side * v.x > 0) & (v.atelectasis > 0)
     return np.where(pulled, .02 + .05 * v.atelectasis, 0) + np.where(v.x > 0, 0, v.dice('liver', .005, .035))
 
-# %% ../nbs/01_phantom.ipynb #bb6c3a49
+# %% ../nbs/01_phantom.ipynb #1b18de1d
 def heart(v):
     "The heart's shadow fills air; its apex points to the patient's left (image right); the aortic knob above"
-    v.heart = disc(v, v.heart_x, v.heart_y, v.heart_w, v.heart_h, .22, rho=.38)
+    v.heart = disc(v, v.heart_x, v.heart_y, v.heart_w, v.heart_h, .22, rho=.30)
+    x, y = v.heart_x - .42 * v.heart_w, v.heart_y + .28 * v.heart_h
+    np.maximum(v.heart, disc(v, x, y, .54 * v.heart_w, .62 * v.heart_h, .4), out=v.heart) # right atrium
     knob = disc(v, .035, v.apex + .17, v.dice('knob', .05, .075), .055, .5)
     _fill(v, np.maximum(v.heart, knob))
-    v.depth += .07 * v.heart
+    v.depth += .05 * v.heart * ramp(v.floor - v.y + .03, .05)               # no border on the liver
 
 def _fill(v, shape):
     "Let something dense take the place of air"
@@ -269,7 +271,7 @@ def soft_parts(v):
     gas = disc(low, u('gas x', .12, .22), v.base + u('gas y', .07, .10), u('gas r', .04, .09), .035, .5)
     v.depth[:, rows] -= np.maximum(0, u('gas', -.12, .22)) * gas * ramp(v.y[:, rows] - v.floor, .02)
 
-# %% ../nbs/01_phantom.ipynb #1395acd8
+# %% ../nbs/01_phantom.ipynb #4f4e76ea
 def _bands(height, half, soft):
     "Periodic bands: 1 where `height` is within `half` of a whole number"
     height -= np.rint(height)
@@ -281,7 +283,8 @@ def ribs(v):
     u, ax = v.dice, np.abs(v.x)
     space, phase, y = u('rib space', .066, .080), u('rib phase'), v.y - v.apex
     bone = _bands(y / space + (phase - 1.5 * (ax - .13)**2 / space), .13, .12) * u('rib', .06, .12)
-    bone += _bands(y / (1.15 * space) + (phase - (.30 - .62 * ax) / space), .12, .22) * u('front rib', .02, .06)
+    front = _bands(y / (1.15 * space) + (phase - (.30 - .62 * ax) / space), .12, .22)
+    bone += front * u('front rib', .02, .06)
     bone *= ramp(v.rim + .035, .03)
     bone *= .25 + .75 * v.air
     v.depth += bone
@@ -301,7 +304,7 @@ def spine(v):
     pipe = ramp(.024 - np.abs(v.d[:, rows] - u('trachea', -.012, .006)), .012)
     v.depth[:, rows] -= pipe * (.13 * np.clip((v.apex + .25 - v.y[:, rows]) / .06, 0, 1))
 
-# %% ../nbs/01_phantom.ipynb #410f4e00
+# %% ../nbs/01_phantom.ipynb #e099fb96
 _LETTERS = {1: ('X..', 'X..', 'X..', 'X..', 'XXX'), -1: ('XX.', 'X.X', 'XX.', 'X.X', 'X.X')}
 
 def marker(v):
@@ -319,12 +322,12 @@ def film(v, view='frontal'):
     "From depth to grey: grain, exposure, a film's S-curve and shoulder; uint8 (n, size, size)"
     u, a = v.dice, v.depth
     a += u('grain', .006, .026) * cloud(v, view + ' grain', 0)
-    a *= u(view + ' contrast', .95, 1.25)
-    a += u(view + ' exposure', -.13, .03)
+    a *= u(view + ' contrast', 1., 1.18)
+    a += u(view + ' exposure', -.10, .01)
     a -= .45 * np.square(np.maximum(a - .7, 0))
     np.clip(a, 0, 1, out=a)
     a += u(view + ' steepness', 0, .5) * (a * a * (3 - 2 * a) - a)
-    a *= u(view + ' white', 225, 254)
+    a *= u(view + ' white', 235, 254)
     return a.astype(np.uint8)
 
 # %% ../nbs/01_phantom.ipynb #eb522352
@@ -349,7 +352,7 @@ def _boxes(added):
         out += [has.argmax(1), has.shape[1] - has[:, ::-1].argmax(1)]
     return np.stack(out, 1)[:, [0, 2, 1, 3]]
 
-# %% ../nbs/01_phantom.ipynb #bba9cd35
+# %% ../nbs/01_phantom.ipynb #9ba90618
 def add_findings(v, drawers=_FRONTAL):
     "Add every finding to the studies that have it; returns rows (study, finding, x0, y0, x1, y1)"
     rows = []
@@ -357,7 +360,7 @@ def add_findings(v, drawers=_FRONTAL):
         severity = getattr(v, _key(name))
         has = np.flatnonzero(severity > 0)
         if len(has) == 0: continue
-        added = draw(_Some(v, has), sign, severity[has])
+        added = draw(_Some(v, has), sign, .35 + .65 * severity[has])      # the mildest can be seen
         rows += [(int(i), name, *map(int, box)) for i, box in zip(has, _boxes(added))]
         if name == 'cardiomegaly': continue                               # the heart is drawn already
         v.depth[has] += added
@@ -372,7 +375,7 @@ def frontal(b, size=128):
     for draw in (ribs, spine, marker): draw(v)
     return film(v), rows
 
-# %% ../nbs/01_phantom.ipynb #44181bca
+# %% ../nbs/01_phantom.ipynb #8595614a
 def cardiomegaly(v, sign, severity):
     "The heart itself, already drawn at its size"
     return v.heart
@@ -383,37 +386,39 @@ def effusion(v, sign, severity):
     angle = v.base + v.dome * (v.width - .18)**2 - .03 * (sign < 0)
     level = angle - (.10 + .38 * severity**1.3) * (.45 + .55 * out**2)
     fluid = ramp(v.y - level, .05) * np.clip(sign * v.x / .02, 0, 1)
-    return fluid * ((.75 * v.air + .25 * v.lung) * (.95 * v.aeration) - v.vessels)
+    return fluid * ((.9 * v.air + .1 * v.lung) * (.95 * v.aeration) - v.vessels)
 
-_FRONTAL |= {'cardiomegaly': (cardiomegaly, 0), 'left effusion': (effusion, 1), 'right effusion': (effusion, -1)}
+_FRONTAL |= {'cardiomegaly': (cardiomegaly, 0),
+             'left effusion': (effusion, 1), 'right effusion': (effusion, -1)}
 
-# %% ../nbs/01_phantom.ipynb #1e5ac890
+# %% ../nbs/01_phantom.ipynb #8f44b7ca
 def pneumothorax(v, sign, severity):
     "Air outside the lung, at apex and flank: dark, without vessels, bordered by a thin line"
-    gap = .025 + .10 * severity
+    gap = .035 + .12 * severity
     inside = np.clip(10 * (.62 + .25 * severity - v.y), 0, 1) * np.clip(sign * v.x / .02, 0, 1) * (v.rim > 0)
     free = ramp(gap - v.rim, .012)
     line = ramp(.010 - np.abs(v.rim - gap), .007)
-    return inside * (line * (.16 * v.air) - free * (v.vessels + .07 * v.air))
+    return inside * (line * (.22 * v.air) - free * (v.vessels + .18 * v.air))
 
 _FRONTAL |= {'left pneumothorax': (pneumothorax, 1), 'right pneumothorax': (pneumothorax, -1)}
 
-# %% ../nbs/01_phantom.ipynb #b7372e1a
+# %% ../nbs/01_phantom.ipynb #b255e605
 def consolidation(v, sign, severity):
     "Cloudy whiteness in one lobe"
     x, y = _WHERE[v.lobe].T[:2, :, None, None]
-    x, r = x + v.dice('lobe dx', -.03, .03), .075 + .075 * severity
-    patch = ramp(disc(v, x, _lobe_y(v, y), 1.2 * r, 1.1 * r, 1.) * 1.2 + .35 * cloud(v, 'patch', .03), 1.)
+    x, r = x + v.dice('lobe dx', -.03, .03), .085 + .085 * severity
+    patch = 1.2 * disc(v, x, _lobe_y(v, y), 1.2 * r, 1.1 * r, 1.)
+    patch = ramp(patch + .35 * cloud(v, 'patch', .03), 1.)
     patch *= disc(v, x, _lobe_y(v, y), 1.3 * r, 1.2 * r, .3)
-    return patch * v.air * ((.60 + .30 * severity) * v.aeration)
+    return patch * v.air * ((.75 + .25 * severity) * v.aeration)
 
 def _lobe_y(v, y): return v.apex + y * (v.base + .04 - v.apex) + v.dice('lobe dy', -.03, .03)
 
 def nodule(v, sign, severity):
     "A small round density"
     x, y = v.nodule_side * v.dice('nodule x', .14, .28), v.apex + v.nodule_y * (v.base - v.apex)
-    r = .020 + .024 * severity
-    return disc(v, x, y, r, r, .6) * (.17 + .12 * severity)
+    r = .028 + .028 * severity
+    return disc(v, x, y, r, r, .6) * (.26 + .14 * severity)
 
 def edema(v, sign, severity):
     "Haze on both sides of the heart, in the shape of a bat's wings"
@@ -423,7 +428,7 @@ def edema(v, sign, severity):
 
 _FRONTAL |= {'consolidation': (consolidation, 0), 'nodule': (nodule, 0), 'edema': (edema, 0)}
 
-# %% ../nbs/01_phantom.ipynb #adeff175
+# %% ../nbs/01_phantom.ipynb #36d4a93d
 def atelectasis(v, sign, severity):
     "Plates of collapsed lung at one base, under which the diaphragm has risen"
     x, total = v.collapse_side * v.x, 0
@@ -431,7 +436,7 @@ def atelectasis(v, sign, severity):
         y = v.base - .07 - v.dice('plate ' + k, 0, .12) + v.dice('plate slope ' + k, -.35, .25) * (x - .2)
         length = .10 + .05 * severity - np.abs(x - v.dice('plate x ' + k, .20, .27))
         total = total + ramp(.020 - np.abs(v.y - y), .012) * np.clip(length / .03, 0, 1)
-    return np.minimum(total, 1) * np.clip(3 * v.air, 0, 1) * (.14 + .10 * severity)
+    return np.minimum(total, 1) * np.clip(3 * v.air, 0, 1) * (.20 + .14 * severity)
 
 _FRONTAL |= {'atelectasis': (atelectasis, 0)}
 
@@ -453,7 +458,7 @@ def _draw(v, paths_of):
 
 def _ring(x, y, r): return [(x - r, y), (x, y - .6 * r), (x + r, y), (x, y + .6 * r), (x - r, y)]
 
-# %% ../nbs/01_phantom.ipynb #0de815fa
+# %% ../nbs/01_phantom.ipynb #ed865c34
 def _paths(kind, side, apex, heart_y, jitter):
     "The lines of one device in the frontal view"
     top, tip = apex + .12, heart_y + .06
@@ -461,9 +466,9 @@ def _paths(kind, side, apex, heart_y, jitter):
         return [[(.25 * side, top + .03), (.13 * side, top - .04), (.03 * side, top + .08),
                  (-.05 * side, heart_y - .08), (.08 * side, tip + .08 * jitter)]]
     if kind == 1: # from the arm or the neck to the vena cava
-        start = [(.36, apex + .16), (.2, apex + .06)] if jitter > .5 else [(.07, apex - .16), (.075, apex - .02)]
+        arm, neck = [(.36, apex + .16), (.2, apex + .06)], [(.07, apex - .16), (.075, apex - .02)]
         end = [(-.035 + .02 * side, apex + .14), (-.055, heart_y - .12 + .1 * jitter)]
-        return [[(side * x, y) for x, y in start] + end]
+        return [[(side * x, y) for x, y in (arm if jitter > .5 else neck)] + end]
     if kind == 2: return [[(.004, -.1), (-.004, apex), (.002, apex + .10 + .08 * jitter)]] * 2
     return [_ring(0, y, .022) for y in np.linspace(apex + .16, heart_y + .08, 6)]
 
@@ -471,13 +476,14 @@ def device(v, sign, severity):
     "Pacemaker, central line, endotracheal tube or sternotomy wires"
     jitter, side = v.dice('device jitter').ravel(), v.device_side
     x, y = np.abs(v.x - .285 * side[:, None, None]), np.abs(v.y - v.apex - .16)
-    generator = ramp(.045 - np.maximum(x, y), .02) * (.25 * (v.device_kind == 0)[:, None, None])
+    generator = ramp(.045 - np.maximum(x, y), .02) * (.40 * (v.device_kind == 0)[:, None, None])
     apex, heart_y = v.apex.ravel(), v.heart_y.ravel()
-    return generator + .38 * _draw(v, lambda i: _paths(v.device_kind[i], side[i], apex[i], heart_y[i], jitter[i]))
+    lines = _draw(v, lambda i: _paths(v.device_kind[i], side[i], apex[i], heart_y[i], jitter[i]))
+    return generator + .50 * lines
 
 _FRONTAL |= {'device': (device, 0)}
 
-# %% ../nbs/01_phantom.ipynb #6cb07e98
+# %% ../nbs/01_phantom.ipynb #ebd6c571
 def lateral_trunk(v):
     "Chest wall, neck and raised arms; sets the borders `front` and `back` of the thorax"
     u, y = v.dice, v.y
@@ -487,7 +493,7 @@ def lateral_trunk(v):
     skin, behind = v.front - .04 - .5 * fat * (1 + ramp(y - .7, .3)), v.back + .05 + .4 * fat
     v.depth = ramp(np.minimum(v.x - skin, behind - v.x), .09)
     arms = .14 * np.clip((.24 - y) / .14, 0, 1)
-    v.depth *= u('tissue', .60, .70) + .12 * ramp(v.y - v.base, .2) + arms
+    v.depth *= u('tissue', .62, .68) + .12 * ramp(v.y - v.base, .2) + arms
 
 def lateral_lungs(v):
     "Both lungs one behind the other, down to two domes that fall towards the back"
@@ -499,7 +505,7 @@ def lateral_lungs(v):
     v.air = ramp(np.minimum(edge, left), .04)
     v.air += ramp(np.minimum(edge, right), .04)
     v.air *= .5
-    v.aeration = v.dice('air', .38, .48)
+    v.aeration = v.dice('air', .40, .47)
     v.depth -= v.air * (v.aeration * (.75 + .25 * ramp(v.y - .2, .5)))
 
 def lateral_heart(v):
@@ -536,7 +542,7 @@ def lateral(b, size=128):
     lateral_bones(v)
     return film(v, 'lateral')
 
-# %% ../nbs/01_phantom.ipynb #f09a29bf
+# %% ../nbs/01_phantom.ipynb #de135b11
 def lateral_effusion(v, sign, severity):
     "Fluid fills the deep sulcus behind first"
     out = np.clip((v.x + .1) / (v.back + .1), 0, 1)
@@ -551,15 +557,16 @@ def lateral_consolidation(v, sign, severity):
     "At the height of its lobe"
     y, x = _WHERE[v.lobe].T[1:, :, None, None]
     r = .075 + .075 * severity
-    patch = ramp(disc(v, x, _lobe_y(v, y), 1.2 * r, 1.1 * r, 1.) * 1.2 + .35 * cloud(v, 'side patch', .03), 1.)
+    patch = 1.2 * disc(v, x, _lobe_y(v, y), 1.2 * r, 1.1 * r, 1.)
+    patch = ramp(patch + .35 * cloud(v, 'side patch', .03), 1.)
     patch *= disc(v, x, _lobe_y(v, y), 1.3 * r, 1.2 * r, .3)
     return patch * v.air * ((.40 + .30 * severity) * v.aeration)
 
 def lateral_nodule(v, sign, severity):
     "The same height as in the frontal view"
-    r = .020 + .024 * severity
+    r = .028 + .028 * severity
     y = v.apex + v.nodule_y * (v.base - v.apex)
-    return disc(v, v.dice('nodule depth', -.10, .18), y, r, r, .6) * (.14 + .10 * severity)
+    return disc(v, v.dice('nodule depth', -.10, .18), y, r, r, .6) * (.20 + .14 * severity)
 
 # %% ../nbs/01_phantom.ipynb #e3788c71
 def lateral_edema(v, sign, severity):
@@ -674,53 +681,60 @@ _COMPARED = '''(in comparison with the prior study, there is little change|compa
 (no prior study is available for comparison|compared to the previous radiograph, no relevant change)'''
 _QUIET = '(no acute cardiopulmonary abnormality|no acute cardiopulmonary process|normal chest radiograph|no acute disease)'
 
-# %% ../nbs/01_phantom.ipynb #890c2aec
+# %% ../nbs/01_phantom.ipynb #a11993af
 def _pick(rnd, options): return options[int(rnd.random() * len(options))]
 
 def phrase(rnd, lines, words={}):
     "One of several lines with its choices made and its words filled in, as a sentence without its full stop"
-    text = re.sub(r'\(([^()]*\|[^()]*)\)', lambda o: _pick(rnd, o[1].split('|')), _pick(rnd, lines.split('\n')))
+    text = _pick(rnd, lines.split('\n'))
+    text = re.sub(r'\(([^()]*\|[^()]*)\)', lambda o: _pick(rnd, o[1].split('|')), text)
     for key, value in words.items(): text = text.replace('{' + key + '}', value)
     text = text.strip()
     return text[0].upper() + text[1:]
 
+_GRADES = {'grade': ('mild', 'moderate', 'severe'),
+           'size': ('(small|trace|small)', '(moderate|moderate-sized)', '(large|large|sizable)'),
+           'focal': ('(patchy|focal|subtle)', '(focal|patchy|confluent)', '(dense|extensive|confluent)')}
+
 def _grades(rnd, severity):
     "Words for a severity in (0, 1]"
     i = int(severity > .4) + int(severity > .75)
-    return dict(grade=('mild', 'moderate', 'severe')[i],
-                size=_pick(rnd, (('small', 'trace', 'small'), ('moderate', 'moderate-sized', 'moderate'), ('large', 'large', 'sizable'))[i]),
-                focal=_pick(rnd, (('patchy', 'focal', 'subtle'), ('focal', 'patchy', 'confluent'), ('dense', 'extensive', 'confluent'))[i]))
+    return {k: phrase(rnd, v[i]).lower() for k, v in _GRADES.items()}
 
-# %% ../nbs/01_phantom.ipynb #0058086a
+# %% ../nbs/01_phantom.ipynb #c21366d9
+def _severity(b): return np.concatenate([getattr(b, _key(k))[:, :, 0] for k in FINDINGS], 1)
+
 def facts(b):
     "For each study a list of (finding, kind, words, severity)"
     side = {1: 'left', -1: 'right'}
     zones, jitter, out = np.digitize(b.nodule_y.ravel(), [.4, .65]), b.dice('device jitter').ravel(), []
-    severity = np.concatenate([getattr(b, _key(k))[:, :, 0] for k in FINDINGS], 1).tolist()
-    for i, row in enumerate(severity):
-        words = {'consolidation': dict(lobe=_LOBES[b.lobe[i]]), 'atelectasis': dict(side=side[int(b.collapse_side[i, 0, 0])]),
+    for i, row in enumerate(_severity(b).tolist()):
+        vein = 'PICC' if jitter[i] > .5 else 'internal jugular'
+        words = {'consolidation': dict(lobe=_LOBES[b.lobe[i]]),
+                 'atelectasis': dict(side=side[int(b.collapse_side[i, 0, 0])]),
                  'nodule': dict(side=side[int(b.nodule_side[i, 0, 0])], zone=('upper', 'mid', 'lower')[zones[i]],
                                 mm=str(8 + int(10 * row[FINDINGS.index('nodule')]))),
-                 'device': dict(side=side[int(b.device_side[i])], vein='PICC' if jitter[i] > .5 else 'internal jugular')}
+                 'device': dict(side=side[int(b.device_side[i])], vein=vein)}
         kinds = {'device': _DEVICES[b.device_kind[i]]}
         out.append([(k, kinds.get(k, k.split()[-1]), words.get(k, dict(side=k.split()[0])), s)
                     for k, s in zip(FINDINGS, row) if s > 0])
     return out
 
-# %% ../nbs/01_phantom.ipynb #c498b6b6
+# %% ../nbs/01_phantom.ipynb #8dd0a00f
 def _absences(rnd, present, told):
     "Sentences that deny what is absent, several things in one; of two sides, one may be denied"
-    absent = [k for k in ('consolidation', 'effusion', 'pneumothorax', 'edema') if k not in present and rnd.random() < .8]
-    absent += [k for k in ('nodule', 'atelectasis') if k not in present and rnd.random() < .08]
-    out = []
+    often = dict.fromkeys(_ABSENT, .8) | dict(nodule=.08, atelectasis=.08)
+    absent, out = [k for k in _ABSENT if k not in present and rnd.random() < often[k]], []
     while absent:
         n = min(len(absent), 1 + int(3 * rnd.random()))
         names, absent = [phrase(rnd, _ABSENT[k]).lower() for k in absent[:n]], absent[n:]
         listed = ', '.join(names[:-1]) + (' or ' if n > 1 else '') + names[-1]
-        out.append(phrase(rnd, '(no {it}|there is no {it}|no evidence of {it}|no {it} is seen)', dict(it=listed)))
+        none = '(no {it}|there is no {it}|no evidence of {it}|no {it} is seen)'
+        out.append(phrase(rnd, none, dict(it=listed)))
     for kind in ('effusion', 'pneumothorax'):
         for side, other in (('left', 'right'), ('right', 'left')):
-            if f'{side} {kind}' in told and f'{other} {kind}' not in present and rnd.random() < .3: out.append(f'No {other} {kind}')
+            alone = f'{side} {kind}' in told and f'{other} {kind}' not in present
+            if alone and rnd.random() < .3: out.append(f'No {other} {kind}')
     return out
 
 def _merge(rnd, told):
@@ -730,7 +744,7 @@ def _merge(rnd, told):
     words = dict(size2=_grades(rnd, pair[1][3])['size'])
     return [o for o in told if o[1] != 'effusion'] + [('effusions', 'both effusions', words, pair[0][3])]
 
-# %% ../nbs/01_phantom.ipynb #a53ae960
+# %% ../nbs/01_phantom.ipynb #e22f4127
 def write_report(
     rnd,             # A `random.Random`
     rows,            # What is in the study: one element of `facts`
@@ -742,13 +756,16 @@ def write_report(
     present = {o[0] for o in rows} | {o[1] for o in rows}
     told = [o for o in rows if rnd.random() >= unmentioned]
     said = [(kind, {**_grades(rnd, s), **words}) for _, kind, words, s in _merge(rnd, told)]
-    body = [phrase(rnd, _SAY[kind], words) for kind, words in said] + _absences(rnd, present, {o[0] for o in told})
+    body = [phrase(rnd, _SAY[kind], words) for kind, words in said]
+    body += _absences(rnd, present, {o[0] for o in told})
     if 'cardiomegaly' not in present and rnd.random() < .8: body.append(phrase(rnd, _HEART))
-    if not present & {'consolidation', 'nodule', 'edema', 'atelectasis'} and rnd.random() < .5: body.append(phrase(rnd, _CLEAR))
+    clear = not present & {'consolidation', 'nodule', 'edema', 'atelectasis'}
+    if clear and rnd.random() < .5: body.append(phrase(rnd, _CLEAR))
     body += [phrase(rnd, _REMARKS) for _ in range(int(2.6 * rnd.random()))]
     rnd.shuffle(body)
     if rnd.random() < .3: body.insert(0, phrase(rnd, _COMPARED))
-    return f"{_opening(rnd, ap, lateral)}FINDINGS: {'. '.join(body) or 'As below'}.\n\nIMPRESSION: {_impression(rnd, said, present)}"
+    text = '. '.join(body) or 'As below'
+    return f'{_opening(rnd, ap, lateral)}FINDINGS: {text}.\n\nIMPRESSION: {_impression(rnd, said, present)}'
 
 def _opening(rnd, ap, lateral):
     views = 'Portable AP view' if ap else 'PA and lateral views' if lateral else 'Single PA view'
@@ -759,13 +776,14 @@ def _opening(rnd, ap, lateral):
 def _impression(rnd, said, present):
     short = [phrase(rnd, _SUM_UP[kind], words) for kind, words in said if rnd.random() < .85]
     rnd.shuffle(short)
-    if not short: short = [phrase(rnd, '(as above|findings as described above|stable chest)' if present else _QUIET)]
+    if not short:
+        short = [phrase(rnd, '(as above|findings as described above|stable chest)' if present else _QUIET)]
     elif rnd.random() < .4: return ' '.join(f'{i}. {o}.' for i, o in enumerate(short, 1))
     return '. '.join(short) + '.'
 
-# %% ../nbs/01_phantom.ipynb #f79b06ad
+# %% ../nbs/01_phantom.ipynb #05738492
 class Phantoms:
-    "Studies: uint8 (n, size, size) `frontal`, `lateral` (black where absent), `view`, `has_lateral`, `reports`; the truth in `labels`, `severity`, `boxes`"
+    "Studies: images uint8 (n, size, size), a `lateral` is black where absent; the truth in `labels` and `boxes`"
     def __init__(self, frontal, lateral, view, has_lateral, reports, severity, boxes):
         self.frontal, self.lateral, self.view, self.has_lateral = frontal, lateral, view, has_lateral
         self.reports, self.severity, self.boxes = reports, severity, boxes
@@ -783,7 +801,7 @@ class Phantoms:
         return (f'{len(self)} phantom studies, {side} x {side} pixels, {int(self.has_lateral.sum())} with a lateral view, '
                 f'{self.view.count("AP")} AP; no finding in {self.no_finding.mean():.0%}')
 
-# %% ../nbs/01_phantom.ipynb #b6299526
+# %% ../nbs/01_phantom.ipynb #acd891fe
 def _group(seed, index, size, unmentioned):
     "Draw the studies `index` together"
     b = anatomy(Dice(seed, index))
@@ -791,9 +809,9 @@ def _group(seed, index, size, unmentioned):
     ap, two = b.ap.ravel(), (~b.ap & (b.dice('has lateral') < .85)).ravel()
     side, has = np.zeros_like(pictures), np.flatnonzero(two)
     if len(has): side[has] = lateral(SimpleNamespace(**{k: o[has] for k, o in vars(b).items()}), size)
-    reports = [write_report(random.Random(f'{seed}/{i}'), *o, unmentioned) for i, *o in zip(index, facts(b), ap, two)]
-    severity = np.concatenate([getattr(b, _key(k))[:, :, 0] for k in FINDINGS], 1)
-    return pictures, side, ap, two, reports, severity, [(index[i], *row) for i, *row in rows]
+    reports = [write_report(random.Random(f'{seed}/{i}'), *o, unmentioned)
+               for i, *o in zip(index, facts(b), ap, two)]
+    return pictures, side, ap, two, reports, _severity(b), [(index[i], *row) for i, *row in rows]
 
 def phantoms(
     n:int,                # Number of studies
@@ -803,15 +821,18 @@ def phantoms(
     unmentioned:float=.07 # Share of findings that the reports leave out
 )->Phantoms:
     "Chest-like studies with reports and true labels; each depends only on `seed` and its number"
-    if n < 1 or size < 32: raise InputError(f'phantoms needs n >= 1 and size >= 32, not n={n} and size={size}')
+    if n < 1 or size < 32:
+        raise InputError(f'phantoms needs n >= 1 and size >= 32, not n={n} and size={size}')
     groups = [range(i, min(i + 16, start + n)) for i in range(start, start + n, 16)]
-    pictures, side, ap, two, reports, severity, rows = zip(*[_group(seed, o, size, unmentioned) for o in groups])
+    groups = [_group(seed, o, size, unmentioned) for o in groups]
+    pictures, side, ap, two, reports, severity, rows = zip(*groups)
     boxes = pd.DataFrame(sum(rows, []), columns=['study', 'finding', 'x0', 'y0', 'x1', 'y1'])
     boxes = boxes.assign(study=boxes.study - start).sort_values('study', kind='stable', ignore_index=True)
-    return Phantoms(np.concatenate(pictures), np.concatenate(side), ['AP' if o else 'PA' for o in np.concatenate(ap)],
-                    np.concatenate(two), sum(reports, []), pd.DataFrame(np.concatenate(severity), columns=FINDINGS), boxes)
+    view = ['AP' if o else 'PA' for o in np.concatenate(ap)]
+    severity = pd.DataFrame(np.concatenate(severity), columns=FINDINGS)
+    return Phantoms(np.concatenate(pictures), np.concatenate(side), view, np.concatenate(two), sum(reports, []), severity, boxes)
 
-# %% ../nbs/01_phantom.ipynb #b9c897fd
+# %% ../nbs/01_phantom.ipynb #5f1e3bc4
 @patch
 def show(
     self:Phantoms,
@@ -827,9 +848,10 @@ def show(
     for i, ax in zip(range(min(n, len(self))), axes.flat):
         ax.imshow(self.frontal[i], cmap='gray', vmin=0, vmax=255)
         names = [k for k in FINDINGS if self.labels[k].iloc[i]]
-        ax.set_title('\n'.join(', '.join(names[j:j + 2]) for j in range(0, len(names), 2)) or 'no finding', fontsize=7)
+        title = '\n'.join(', '.join(names[j:j + 2]) for j in range(0, len(names), 2))
+        ax.set_title(title or 'no finding', fontsize=7)
         for o in self.boxes[self.boxes.study == i].itertuples() if boxes else ():
-            ax.add_patch(plt.Rectangle((o.x0 - .5, o.y0 - .5), o.x1 - o.x0, o.y1 - o.y0, fill=False, edgecolor='tab:orange'))
+            ax.add_patch(plt.Rectangle((o.x0 - .5, o.y0 - .5), o.x1 - o.x0, o.y1 - o.y0, fill=False, ec='tab:orange'))
     fig.tight_layout(pad=.3)
     return fig
 

@@ -139,7 +139,7 @@ class Board(Callback):
         for n,v in zip(self.recorder.metric_names[1:], self.recorder.values[-1]): self.writer.add_scalar(f'epoch/{n}', v, self.train_iter)
     def after_fit(self): self.writer.close()
 
-# %% ../nbs/33_pretrain.ipynb #c9c0bcae
+# %% ../nbs/33_pretrain.ipynb #a67e37b7
 def pretrain(
     table,                  # Prepared folder (`refers-prep`), or its studies.parquet
     out,                    # Folder of the run, the checkpoint at its end
@@ -163,6 +163,8 @@ def pretrain(
     vision_lr:float=None,   # Learning rate of the encoder as a share of `lr`; default 0.2 from weights, 1 from random (paper: 1)
     warmup:float=.05,       # Share of the steps that warm up
     scale:float=.6,         # Smallest share of the area that a crop keeps (paper: 0.05)
+    light:float=.3,         # Brightness and contrast vary by this share (paper: 0.4)
+    rotate:float=10.,       # Rotation, degrees at most (paper: none)
     seed:int=0,             # Seed of everything
     dev:str='auto',         # Device
     dtype:str='auto',       # Precision: 'auto', 'fp32' or 'bf16'
@@ -179,7 +181,7 @@ def pretrain(
     if (out/'checkpoint').exists(): return _finished(out, args)
     torch.manual_seed(seed)
     tok,store = _tokenizer(out/'tokenizer.json', df, vocab, max_len),ImageStore(Path(table).parent if Path(table).is_file() else table)
-    dls = study_dls(df, store, tok, size, k, bs, seed, flip, Augment(size, scale=(scale, 1.)), dev, workers)
+    dls = study_dls(df, store, tok, size, k, bs, seed, flip, Augment(size, (scale, 1.), light=light, rotate=rotate), dev, workers)
     model = refers_model(preset, weights, vocab=len(tok), size=size, k=k, fusion=fusion, max_len=max_len, drop_path=drop_path)
     loss = RefersLoss(tau, lam, gen, match, learn_tau, mask_same, tok.pad_id)
     learn = quiet(pretrain_learner(dls, model, loss, vision_lr=vision_lr, dtype=precision(dtype, dev), **kwargs))

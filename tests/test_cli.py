@@ -1,0 +1,119 @@
+"Commands as processes: help at once, the whole way on small phantoms, one clear line and exit code 1 on bad input"
+import json, os, subprocess, sys
+from pathlib import Path
+
+import pandas as pd, pytest, torch
+
+COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune']
+BIN = Path(sys.executable).parent
+
+
+def run(*args, timeout=240, **env):
+    "Exit code, output and error lines of a command"
+    env = {k: v for k,v in os.environ.items() if not k.startswith('REFERS_NB_')} | {'OMP_NUM_THREADS': '1', 'PYTHONWARNINGS': 'ignore'} | env
+    p = subprocess.run([BIN/args[0], *map(str, args[1:])], capture_output=True, text=True, timeout=timeout, env=env, cwd=env.get('HERE', '/'))
+    return p.returncode,p.stdout,p.stderr
+
+
+def refused(*args, word, **env):
+    "The command ends with exit code 1, one line that holds `word`, and no traceback"
+    code,out,err = run(*args, **env)
+    assert code == 1 and out == '', (code, out, err)
+    assert len(err.strip().splitlines()) == 1 and word in err and err.startswith(args[0]), err
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    "Prepared phantoms and a checkpoint made from them, through the commands"
+    folder = tmp_path_factory.mktemp('cli')
+    code,out,err = run('refers-prep', 'phantom', 60, folder/'data', '--size', 32)
+    assert code == 0 and 'effusion' in out, err
+    code,out,err = run('refers-pretrain', folder/'data', folder/'pre', '--start', 'random', '--size', 32, '--epochs', 1, '--bs', 16)
+    assert code == 0 and out.strip().endswith('checkpoint'), err
+    return folder
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_help_is_complete_and_imports_nothing_heavy(command):
+    code,out,err = run(command, '--help')
+    assert code == 0 and out.startswith(f'usage: {command}') and not err
+    name = command.replace('-', '_')
+    code = f'import sys; from refers_nb.cli import {name}; sys.exit("torch" in sys.modules or "fastai" in sys.modules or "pandas" in sys.modules)'
+    assert subprocess.run([sys.executable, '-c', code]).returncode == 0
+    import inspect
+    from fastcore.docments import docments
+    from refers_nb import cli
+    docs = docments(getattr(cli, name))
+    for p in inspect.signature(getattr(cli, name)).parameters: assert docs[p], f'{command}: {p} is not explained'
+
+
+def test_finetune_one_classifier(data):
+    out = data/'one'
+    code,text,err = run('refers-finetune', data/'data', data/'pre'/'checkpoint', out, '--fractions', 1, '--seeds', 4, '--steps', 3, '--bs', 8)
+    assert code == 0 and 'macro AUROC' in text, err
+    p = pd.read_parquet(out/'predictions.parquet')
+    assert {'image', 'patient', 'label', 'probability'} <= set(p) and p.probability.between(0, 1).all()
+    rec = json.loads((out/'run.json').read_text())
+    assert rec['status'] == 'finished' and rec['seed'] == 4 and 'versions' in rec
+    assert json.loads((out/'model'/'config.json').read_text())['architecture']['vision']['size'] == 32   # as pre-trained
+
+
+def test_finetune_comparison(data):
+    args = ('refers-finetune', data/'data', data/'pre'/'checkpoint', data/'many', '--fractions', '0.5,1', '--seeds', '0', '--against', 'random',
+            '--steps', 2, '--bs', 8)
+    code,text,err = run(*args)
+    assert code == 0, err
+    res = pd.read_csv(data/'many'/'results.csv')
+    assert list(res) == ['init', 'fraction', 'seed', 'auroc'] and set(res.init) == {'refers', 'random'} and len(res) == 4
+    p = pd.read_parquet(data/'many'/'predictions.parquet')
+    assert p.groupby(['init', 'fraction', 'seed']).ngroups == 4
+    assert (data/'many'/'label_efficiency.png').read_bytes()[:4] == b'\x89PNG'
+    before = (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns
+    assert run(*args)[0] == 0 and (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns == before
+
+
+def test_settings_reach_the_commands(data, tmp_path):
+    (tmp_path/'settings.ini').write_text(f'[data]\nnih14 = {tmp_path}/none\n[finetune]\nstpes = 3\n')
+    refused('refers-finetune', data/'data', 'random', tmp_path/'x', word='settings.ini:4', REFERS_NB_SETTINGS=str(tmp_path/'settings.ini'))
+    (tmp_path/'settings.ini').write_text(f'[data]\nnih14 = {tmp_path}/none\n')
+    refused('refers-prep', 'nih14', '-', tmp_path/'x', word='none', REFERS_NB_SETTINGS=str(tmp_path/'settings.ini'))
+    refused('refers-prep', 'covid', '-', tmp_path/'x', word='[data]', REFERS_NB_SETTINGS=str(tmp_path/'settings.ini'))
+
+
+def test_bad_input_is_one_line(data, tmp_path):
+    torch.save({'w': torch.zeros(1)}, tmp_path/'encoder.pth')
+    (tmp_path/'noise.parquet').write_bytes(b'no parquet')
+    table,ckpt,x = data/'data',data/'pre'/'checkpoint',tmp_path/'x'
+    refused('refers-prep', 'mimic', tmp_path, x, word='mimic')
+    refused('refers-prep', 'nih14', tmp_path/'gone', x, word='gone')
+    refused('refers-prep', 'phantom', 'many', x, word='many')
+    refused('refers-pretrain', tmp_path/'gone', x, '--start', 'random', word='gone')
+    refused('refers-pretrain', tmp_path/'noise.parquet', x, '--start', 'random', word='noise.parquet')
+    refused('refers-pretrain', table, x, '--start', tmp_path/'encoder.pth', word='encoder.pth')
+    refused('refers-finetune', table, tmp_path/'encoder.pth', x, word='pickle')
+    refused('refers-finetune', table, tmp_path/'gone', x, word='no checkpoint')
+    refused('refers-finetune', table, ckpt, x, '--findings', 'gout', word='gout')
+    refused('refers-finetune', table, ckpt, x, '--fractions', '2', word='fractions')
+    refused('refers-finetune', table, ckpt, x, '--opt', 'lion', word='lion')
+    assert run('refers-finetune', table)[0] == 2                      # an argument too few is argparse's to explain
+
+
+def test_demo_writes_what_it_says_and_goes_on(tmp_path):
+    args = ('refers-demo', '--out', tmp_path/'d', '--studies', 24, '--labelled', 60, '--epochs', 1, '--steps', 1, '--seeds', 1)
+    code,text,err = run(*args)
+    assert code == 0 and 'refers' in text, err
+    res = pd.read_csv(tmp_path/'d'/'results.csv')
+    assert list(res) == ['init', 'fraction', 'seed', 'auroc'] and set(res.init) == {'refers', 'random'}
+    assert sorted(set(res.fraction)) == [.01, .1, 1.] and len(res) == 6 and res.auroc.between(0, 1).all()
+    assert (tmp_path/'d'/'label_efficiency.png').stat().st_size > 5000 and (tmp_path/'d'/'checkpoint'/'model.safetensors').exists()
+    splits = {}
+    for name in ('reports', 'labels'):
+        df = pd.read_parquet(tmp_path/'d'/'data'/name/'studies.parquet')
+        for s,g in df.groupby('split'): splits[name, s] = set(g.patient.str.split('-').str[0])
+    assert len(set.union(*splits.values())) == sum(map(len, splits.values())) == 5           # every part has a seed of its own
+    files = [tmp_path/'d'/o for o in ('checkpoint/model.safetensors', 'cells/random_1_0.json', 'data/labels/images.npy')]
+    before = [o.stat().st_mtime_ns for o in files]
+    assert run(*args)[0] == 0 and [o.stat().st_mtime_ns for o in files] == before
+    code,_,err = run(*args, '--epochs', 2)
+    assert code == 1 and 'other arguments' in err.splitlines()[-1]
+    assert (tmp_path/'d'/'results.csv').exists()
