@@ -483,7 +483,7 @@ def device(v, sign, severity):
 
 _FRONTAL |= {'device': (device, 0)}
 
-# %% ../nbs/01_phantom.ipynb #ebd6c571
+# %% ../nbs/01_phantom.ipynb #b7afba3d
 def lateral_trunk(v):
     "Chest wall, neck and raised arms; sets the borders `front` and `back` of the thorax"
     u, y = v.dice, v.y
@@ -495,6 +495,7 @@ def lateral_trunk(v):
     arms = .14 * np.clip((.24 - y) / .14, 0, 1)
     v.depth *= u('tissue', .62, .68) + .12 * ramp(v.y - v.base, .2) + arms
 
+# %% ../nbs/01_phantom.ipynb #4bec9067
 def lateral_lungs(v):
     "Both lungs one behind the other, down to two domes that fall towards the back"
     v.floor = v.base + 1.1 * (v.x + .10)**2 + .08 * np.maximum(0, v.x)
@@ -568,7 +569,7 @@ def lateral_nodule(v, sign, severity):
     y = v.apex + v.nodule_y * (v.base - v.apex)
     return disc(v, v.dice('nodule depth', -.10, .18), y, r, r, .6) * (.20 + .14 * severity)
 
-# %% ../nbs/01_phantom.ipynb #e3788c71
+# %% ../nbs/01_phantom.ipynb #ca9f0ad5
 def lateral_edema(v, sign, severity):
     "Haze around the hilum"
     haze = disc(v, .03, v.heart_y - .10, .24, .30, .8) * (1 + .25 * cloud(v, 'side haze', .012))
@@ -580,6 +581,7 @@ def lateral_atelectasis(v, sign, severity):
     length = np.clip((.14 - np.abs(v.x - .08)) / .03, 0, 1)
     return plate * length * np.clip(3 * v.air, 0, 1) * (.12 + .08 * severity)
 
+# %% ../nbs/01_phantom.ipynb #d6ab9539
 def _lateral_paths(kind, apex, front, heart_y):
     "The lines of one device from the side"
     top = apex + .12
@@ -591,6 +593,7 @@ def _lateral_paths(kind, apex, front, heart_y):
     levels = np.linspace(apex + .16, heart_y + .08, 6)
     return [[(front - .006, y), (front + .004, y + .006), (front + .012, y)] for y in levels]
 
+# %% ../nbs/01_phantom.ipynb #050d1c7a
 def lateral_device(v, sign, severity):
     "The same device from the side"
     front, apex, heart_y = v.front.mean((1, 2)), v.apex.ravel(), v.heart_y.ravel()
@@ -701,7 +704,7 @@ def _grades(rnd, severity):
     i = int(severity > .4) + int(severity > .75)
     return {k: phrase(rnd, v[i]).lower() for k, v in _GRADES.items()}
 
-# %% ../nbs/01_phantom.ipynb #c21366d9
+# %% ../nbs/01_phantom.ipynb #a88bdac0
 def _severity(b): return np.concatenate([getattr(b, _key(k))[:, :, 0] for k in FINDINGS], 1)
 
 def facts(b):
@@ -716,7 +719,7 @@ def facts(b):
                                 mm=str(8 + int(10 * row[FINDINGS.index('nodule')]))),
                  'device': dict(side=side[int(b.device_side[i])], vein=vein)}
         kinds = {'device': _DEVICES[b.device_kind[i]]}
-        out.append([(k, kinds.get(k, k.split()[-1]), words.get(k, dict(side=k.split()[0])), s)
+        out.append([(k, kinds.get(k, k.split()[-1]), words.get(k, dict(side=k.split()[0]) if ' ' in k else {}), s)
                     for k, s in zip(FINDINGS, row) if s > 0])
     return out
 
@@ -744,7 +747,7 @@ def _merge(rnd, told):
     words = dict(size2=_grades(rnd, pair[1][3])['size'])
     return [o for o in told if o[1] != 'effusion'] + [('effusions', 'both effusions', words, pair[0][3])]
 
-# %% ../nbs/01_phantom.ipynb #e22f4127
+# %% ../nbs/01_phantom.ipynb #808dea2f
 def write_report(
     rnd,             # A `random.Random`
     rows,            # What is in the study: one element of `facts`
@@ -767,6 +770,7 @@ def write_report(
     text = '. '.join(body) or 'As below'
     return f'{_opening(rnd, ap, lateral)}FINDINGS: {text}.\n\nIMPRESSION: {_impression(rnd, said, present)}'
 
+# %% ../nbs/01_phantom.ipynb #d3497546
 def _opening(rnd, ap, lateral):
     views = 'Portable AP view' if ap else 'PA and lateral views' if lateral else 'Single PA view'
     out = f'EXAMINATION: {views} of the chest.\n\n' if rnd.random() < .5 else ''
@@ -832,7 +836,7 @@ def phantoms(
     severity = pd.DataFrame(np.concatenate(severity), columns=FINDINGS)
     return Phantoms(np.concatenate(pictures), np.concatenate(side), view, np.concatenate(two), sum(reports, []), severity, boxes)
 
-# %% ../nbs/01_phantom.ipynb #5f1e3bc4
+# %% ../nbs/01_phantom.ipynb #7c35acf1
 @patch
 def show(
     self:Phantoms,
@@ -848,13 +852,13 @@ def show(
     for i, ax in zip(range(min(n, len(self))), axes.flat):
         ax.imshow(self.frontal[i], cmap='gray', vmin=0, vmax=255)
         names = [k for k in FINDINGS if self.labels[k].iloc[i]]
-        title = '\n'.join(', '.join(names[j:j + 2]) for j in range(0, len(names), 2))
-        ax.set_title(title or 'no finding', fontsize=7)
+        ax.set_title('\n'.join(names) or 'no finding', fontsize=7)
         for o in self.boxes[self.boxes.study == i].itertuples() if boxes else ():
             ax.add_patch(plt.Rectangle((o.x0 - .5, o.y0 - .5), o.x1 - o.x0, o.y1 - o.y0, fill=False, ec='tab:orange'))
     fig.tight_layout(pad=.3)
     return fig
 
+# %% ../nbs/01_phantom.ipynb #d166c89f
 @patch
 def show_study(
     self:Phantoms,
@@ -866,7 +870,7 @@ def show_study(
     fig, axes = plt.subplots(1, 1 + int(self.has_lateral[i]), figsize=figsize, squeeze=False)
     for ax, o, name in zip(axes.flat, (self.frontal[i], self.lateral[i]), (self.view[i], 'lateral')):
         ax.imshow(o, cmap='gray', vmin=0, vmax=255); ax.axis('off'); ax.set_title(name, fontsize=8)
-    text = ' '.join(self.reports[i].split())
+    text = ' '.join(self.reports[i].partition('FINDINGS:')[2].split())
     fig.suptitle(text[:120] + ('...' if len(text) > 120 else ''), fontsize=8, wrap=True)
     fig.tight_layout(pad=.3)
     return fig
