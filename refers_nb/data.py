@@ -6,8 +6,8 @@
 __all__ = ['FRONTAL', 'Views', 'normalise', 'denormalise', 'StudyItems', 'Augment', 'SeededLoader', 'StudyLoader', 'study_dls',
            'LabelItems', 'label_dls']
 
-# %% ../nbs/14_data.ipynb #c6e0d740
-import numpy as np, torch, torch.nn.functional as F, matplotlib.pyplot as plt
+# %% ../nbs/14_data.ipynb #000b5630
+import textwrap, numpy as np, torch, torch.nn.functional as F, matplotlib.pyplot as plt
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import TensorBase
@@ -17,7 +17,7 @@ from .report import swap_sides
 from .studies import by_study, label_names
 from .tokens import TensorReport
 
-# %% ../nbs/14_data.ipynb #57d17fa7
+# %% ../nbs/14_data.ipynb #735b937b
 class Views(TensorBase):
     "Views of one study (k, 1, h, w), 8-bit or normalised"
     def show(self,
@@ -26,11 +26,11 @@ class Views(TensorBase):
         axs=None,     # k axes to draw on
     ):
         "Draw the views side by side"
-        if axs is None: axs = plt.subplots(1, len(self), figsize=(2.5*len(self), 2.6), squeeze=False)[1][0]
+        if axs is None: axs = plt.subplots(1, len(self), figsize=(1.9*len(self), 2.1), squeeze=False)[1][0]
         for i,(ax,o) in enumerate(zip(axs, denormalise(self))):
             if mask is None or mask[i]: ax.imshow(o[0], cmap='gray', vmin=0, vmax=255)
             ax.axis('off')
-        axs[0].set_title(title, fontsize=8, loc='left', wrap=True)
+        axs[0].set_title(textwrap.fill(title, 26*len(self)), fontsize=7, loc='left')
 
 def normalise(x):
     "8-bit grey (..., h, w) to about -1 to 1: mean and deviation 0.5, as timm's ImageNet-21k transformers expect"
@@ -158,12 +158,12 @@ def _augmented(self, b, augment, gen):
     return Views(out), mask, report
 StudyItems.augmented = _augmented
 
-# %% ../nbs/14_data.ipynb #9e35be6b
+# %% ../nbs/14_data.ipynb #d507bcbc
 def _show(self, b=None, max_n=4, **kwargs):
     "Draw the first studies of a batch, the views side by side, with their reports"
     views,mask,*rest = self.one_batch() if b is None else b
     n,k = min(max_n, len(views)),views.shape[1]
-    fig,axs = plt.subplots(n, k, figsize=(2.2*k, 2.4*n), squeeze=False, constrained_layout=True)
+    fig,axs = plt.subplots(n, k, figsize=(1.7*k, 2*n), squeeze=False, constrained_layout=True)
     for row,v,m,t in zip(axs, views, mask, rest[0]):
         text = self.dataset.tok.decode(t)
         Views(v).show(m, text[:117]+'...' if len(text)>120 else text, row)

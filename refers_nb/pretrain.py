@@ -6,14 +6,14 @@
 __all__ = ['OPTIMISERS', 'TeacherForcing', 'LossPart', 'text_groups', 'RetrievalRecall', 'pretrain_learner', 'quiet', 'Board',
            'pretrain']
 
-# %% ../nbs/33_pretrain.ipynb #8a0d581e
-import json, numpy as np, pandas as pd, sys, torch
+# %% ../nbs/33_pretrain.ipynb #f94c63ee
+import json, os, numpy as np, pandas as pd, sys, torch
 from pathlib import Path
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Metric
-from fastcore.imports import in_notebook
+from fastcore.imports import in_notebook, noop
 from functools import partial
 from .callbacks import (Checkpoint, Precision, ResumableLearner, SaveHistory, StopOnNonFinite,
                                  adamw, paper_sgd, warmup_cosine)
@@ -99,7 +99,7 @@ def pretrain_learner(
     learn.max_lrs = [lr*vision_lr, lr*text_lr, lr]
     return learn
 
-# %% ../nbs/33_pretrain.ipynb #cd15d613
+# %% ../nbs/33_pretrain.ipynb #87128d9d
 def _tokenizer(path, df, vocab, max_len):
     "The run's tokenizer: trained on the training reports the first time, read afterwards"
     if not path.exists():
@@ -109,9 +109,13 @@ def _tokenizer(path, df, vocab, max_len):
     return Tokenizer.load(path)
 
 def quiet(learn):
-    "Without a terminal or notebook: no bar, one line an epoch"
-    if sys.stderr.isatty() or in_notebook(): return learn
+    "Without a terminal or notebook: no bar, one line an epoch; with `REFERS_NB_PROGRESS=0`: nothing"
+    off = os.environ.get('REFERS_NB_PROGRESS')=='0'
+    if not off and (sys.stderr.isatty() or in_notebook()): return learn
     learn.remove_cb(ProgressCallback)
+    if off:
+        learn.logger = noop
+        return learn
     names = lambda: learn.recorder.metric_names
     learn.logger = lambda row: print('  '.join(f'{n} {v:.4f}' if isinstance(v, float) else f'{n} {v}' for n,v in zip(names(), row)), flush=True)
     return learn

@@ -11,7 +11,7 @@ from refers_nb import callbacks, pretrain
 table,out,kill,where = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 save,step,n = torch.save, callbacks.Checkpoint.after_batch, [0]
 def dying_save(obj, f, *a, **k):
-    n[0] += 1
+    n[0] += where=='save'
     if where=='save' and n[0]==kill:                    # half a file is on the disk when the kill comes
         save(obj, f, *a, **k); size = os.path.getsize(f); os.truncate(f, size//2)
         os.kill(os.getpid(), signal.SIGKILL)
@@ -19,7 +19,7 @@ def dying_save(obj, f, *a, **k):
 torch.save = dying_save
 def dying_step(self):
     step(self)
-    n[0] += 1
+    n[0] += where=='step'
     if where=='step' and n[0]==kill: os.kill(os.getpid(), signal.SIGKILL)
 callbacks.Checkpoint.after_batch = dying_step
 if where=='step': torch.save = save
