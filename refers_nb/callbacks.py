@@ -43,7 +43,7 @@ def adamw(
 ):                # fastai optimiser, two groups for each list
     "AdamW that does not decay norms and biases"
     groups = [dict(params=g, weight_decay=wd*(i%2==0)) for i,g in enumerate(decay_groups(groups))]
-    fused = all(p.is_cuda for g in groups for p in g['params'])
+    fused = all(p.device.type in ('cuda', 'cpu') for g in groups for p in g['params'])   # one kernel for all
     return OptimWrapper(groups, torch.optim.AdamW, convert_groups=False, lr=lr, betas=betas, fused=fused)
 
 def paper_sgd(

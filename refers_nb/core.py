@@ -107,7 +107,7 @@ KEYS['run'] = dict(
 KEYS['pretrain'] = dict(
     preset = Key('tiny', either('tiny', 'small', 'base'), 'tiny (two cores are enough), small, or base (as in the paper)'),
     start  = Key('imagenet', weights, 'Image encoder at the start: imagenet (see [weights]), random, a timm name or a path'),
-    size   = Key('128', number(int, 32), 'Image side in pixels (paper: 224)'),
+    size   = Key('160', number(int, 32), 'Image side in pixels (paper: 224)'),
     views  = Key('2', number(int, 1), 'Radiographs of a study seen at once (paper: 3)'),
     epochs = Key('12', number(int, 1), 'Passes over the training studies'),
     bs     = Key('64', number(int, 2), 'Studies in a step; the matching loss tells each from all others'),
@@ -124,7 +124,7 @@ KEYS['finetune'] = dict(
     steps     = Key('auto', or_auto(number(int, 1)), 'Training steps; auto follows from the share of the labels'),
     bs        = Key('32', number(int, 1), 'Images in a step'),
     opt       = Key('adamw', either('adamw', 'sgd'), 'adamw, or sgd with momentum 0.9 (paper)'),
-    lr        = Key('auto', or_auto(number(float)), 'Peak learning rate; auto: 5e-4 for adamw, 3e-2 for sgd (paper: 3e-2)'),
+    lr        = Key('auto', or_auto(number(float)), 'Peak learning rate; auto: 1e-4 for adamw, 3e-2 for sgd (paper: 3e-2)'),
     linear    = Key('no', flag, 'yes freezes the encoder and trains the head alone'),
     views     = Key('frontal', either('frontal', 'all'), 'Which radiographs of a study are classified: frontal or all'))
 

@@ -202,8 +202,8 @@ def _params(model):
 def _learner(model, dls, opt='adamw', lr=None, head_lr=None, wd=.05, dtype=torch.float32):
     "Learner with masked loss, macro AUROC and gradient clip; its schedule is `learn.sched`"
     if opt not in ('adamw', 'sgd'): raise InputError(f"opt is {opt!r}: 'adamw' or 'sgd'")
-    lr = lr or (5e-4 if opt == 'adamw' else 3e-2)
-    lrs = [lr, head_lr or (4*lr if opt == 'adamw' else lr)][-len(_params(model)):]
+    lr = lr or (1e-4 if opt == 'adamw' else 3e-2)
+    lrs = [lr, head_lr or (30*lr if opt == 'adamw' else lr)][-len(_params(model)):]
     func = partial(adamw, wd=wd) if opt == 'adamw' else partial(paper_sgd, wd=0., k=0)
     metric = AccumMetric(macro_auroc, flatten=False, to_np=True, invert_arg=True, name='auroc')
     learn = Learner(dls, model, masked_bce, func, lr, _params, metrics=metric,
@@ -230,8 +230,8 @@ def finetune_learner(
     device='auto',    # auto, cpu or cuda
     precision='auto', # auto, fp32 or bf16
     opt='adamw',      # 'adamw', or 'sgd' (paper): momentum 0.9, no weight decay; clip 1 for both (paper: 1)
-    lr=None,          # Peak of the encoder; default 5e-4, for sgd 3e-2 (paper: 3e-2, NIH 1e-2)
-    head_lr=None,     # Peak of the head; default 4 `lr`, for sgd `lr` (paper: `lr`)
+    lr=None,          # Peak of the encoder; default 1e-4, for sgd 3e-2 (paper: 3e-2, NIH 1e-2)
+    head_lr=None,     # Peak of the head; default 30 `lr`, for sgd `lr` (paper: `lr`)
     wd=.05,           # Weight decay of adamw
     **kwargs,         # `augment`, `flip`, `workers` of `label_dls`
 )->Learner:           # With `sched` (its schedule), `n_epochs`, `dtype` and `info` (what it is)

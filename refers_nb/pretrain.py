@@ -149,7 +149,7 @@ def pretrain(
     out,                    # Folder of the run, the checkpoint at its end
     preset:str='tiny',      # 'tiny', 'small' or 'base' (paper: base)
     weights:str=None,       # Start of the encoder: None at random, a file of timm weights, or a timm name (paper: ImageNet)
-    size:int=128,           # Image side in pixels (paper: 224)
+    size:int=160,           # Image side in pixels (paper: 224)
     k:int=2,                # Views a study (paper: 3)
     bs:int=64,              # Studies a batch (paper: 128)
     epochs:int=12,          # Passes over the training studies
@@ -164,6 +164,7 @@ def pretrain(
     mask_same:bool=True,    # Equal reports are no negatives of each other (paper: they are)
     flip:float=.5,          # Chance to flip a study (paper: 0.5)
     drop_path:float=0.,     # Stochastic depth of the encoder (paper: none)
+    dropout:float=.1,       # Dropout of report encoder and decoder (paper: 0.1)
     vision_lr:float=None,   # Learning rate of the encoder as a share of `lr`; default 0.2 from weights, 1 from random (paper: 1)
     warmup:float=.05,       # Share of the steps that warm up
     scale:float=.6,         # Smallest share of the area that a crop keeps (paper: 0.05)
@@ -186,7 +187,9 @@ def pretrain(
     torch.manual_seed(seed)
     tok,store = _tokenizer(out/'tokenizer.json', df, vocab, max_len),ImageStore(Path(table).parent if Path(table).is_file() else table)
     dls = study_dls(df, store, tok, size, k, bs, seed, flip, Augment(size, (scale, 1.), light=light, rotate=rotate), dev, workers)
-    model = refers_model(preset, weights, vocab=len(tok), size=size, k=k, fusion=fusion, max_len=max_len, drop_path=drop_path)
+    drop = dict(dropout=dropout)
+    model = refers_model(preset, weights, vocab=len(tok), size=size, k=k, fusion=fusion, max_len=max_len, drop_path=drop_path,
+                         text=drop, decoder=drop)
     loss = RefersLoss(tau, lam, gen, match, learn_tau, mask_same, tok.pad_id)
     learn = quiet(pretrain_learner(dls, model, loss, vision_lr=vision_lr, dtype=precision(dtype, dev), **kwargs))
     record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), dls.loaders)})
