@@ -384,7 +384,7 @@ def effusion(v, sign, severity):
     "Fluid at the bottom, higher at the flank (meniscus): it blunts the costophrenic angle, then climbs"
     out = np.clip(sign * v.x / v.width, 0, 1)
     angle = v.base + v.dome * (v.width - .18)**2 - .03 * (sign < 0)
-    level = angle - (.10 + .38 * severity**1.3) * (.45 + .55 * out**2)
+    level = angle - (.17 + .31 * severity**1.3) * (.45 + .55 * out**2)
     fluid = ramp(v.y - level, .05) * np.clip(sign * v.x / .02, 0, 1)
     return fluid * ((.9 * v.air + .1 * v.lung) * (.95 * v.aeration) - v.vessels)
 
@@ -394,11 +394,11 @@ _FRONTAL |= {'cardiomegaly': (cardiomegaly, 0),
 # %% ../nbs/01_phantom.ipynb #8f44b7ca
 def pneumothorax(v, sign, severity):
     "Air outside the lung, at apex and flank: dark, without vessels, bordered by a thin line"
-    gap = .035 + .12 * severity
+    gap = .06 + .10 * severity
     inside = np.clip(10 * (.62 + .25 * severity - v.y), 0, 1) * np.clip(sign * v.x / .02, 0, 1) * (v.rim > 0)
     free = ramp(gap - v.rim, .012)
     line = ramp(.010 - np.abs(v.rim - gap), .007)
-    return inside * (line * (.22 * v.air) - free * (v.vessels + .18 * v.air))
+    return inside * (line * (.22 * v.air) - free * (v.vessels + .22 * v.air))
 
 _FRONTAL |= {'left pneumothorax': (pneumothorax, 1), 'right pneumothorax': (pneumothorax, -1)}
 
@@ -547,7 +547,7 @@ def lateral(b, size=128):
 def lateral_effusion(v, sign, severity):
     "Fluid fills the deep sulcus behind first"
     out = np.clip((v.x + .1) / (v.back + .1), 0, 1)
-    level = v.base + 1.1 * (v.back + .08)**2 + .05 - (.10 + .38 * severity**1.3) * (.4 + .6 * out**2)
+    level = v.base + 1.1 * (v.back + .08)**2 + .05 - (.17 + .31 * severity**1.3) * (.4 + .6 * out**2)
     return ramp(v.y - level, .05) * (v.air * (.65 * v.aeration) - .5 * v.vessels)
 
 def lateral_pneumothorax(v, sign, severity):
