@@ -1,8 +1,8 @@
 "The image store killed at any moment and built again is the store of an uninterrupted build, byte for byte"
-import os, random, signal, subprocess, sys
+import os, random, signal, subprocess, sys, time
 from pathlib import Path
 
-import numpy as np, pytest
+import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 import refers_nb.radiograph as R
@@ -125,6 +125,26 @@ def test_killed_at_random_moments_with_several_processes(tmp_path):
     assert content(tmp_path/'out') == content(tmp_path/'ref')
     assert killed
 
+def test_killed_at_random_times_with_all_its_processes(tmp_path):
+    "Whenever the kill comes, and whether it comes before the end or not: the next build completes the store"
+    n,rng = 160,random.Random(os.environ.get('REFERS_NB_TEST_SEED', 0))
+    tree(tmp_path/'raw', n, bad=(5,), side=300)
+    start = lambda out: subprocess.Popen([sys.executable, '-c', PROGRAM, str(tmp_path/'raw'), str(tmp_path/out), str(n), '-1'], start_new_session=True,
+                                         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    begun = time.monotonic()
+    assert start('ref').wait() == 0
+    whole = time.monotonic()-begun
+    for _ in range(int(os.environ.get('REFERS_NB_TEST_KILLS', 4))):
+        p = start('out')
+        try: p.wait(timeout=whole*rng.random())
+        except subprocess.TimeoutExpired: os.killpg(p.pid, signal.SIGKILL)
+        assert p.wait() in (0, -signal.SIGKILL)
+        try: assert len(ImageStore(tmp_path/'out')) == n-1
+        except InputError as e: assert 'build' in str(e)
+        if (tmp_path/'out'/'index.parquet').exists() and rng.random() < .5: fresh(tmp_path/'out')
+    assert start('out').wait() == 0
+    assert content(tmp_path/'out') == content(tmp_path/'ref')
+
 def test_only_what_changed_is_decoded_again(tmp_path, monkeypatch):
     names = tree(tmp_path/'raw', 20)
     build = lambda names=names, **kw: ImageStore.build(names, tmp_path/'raw', tmp_path/'out', **{'size': 32, 'workers': 0, **kw})
@@ -143,12 +163,33 @@ def test_only_what_changed_is_decoded_again(tmp_path, monkeypatch):
     build(); assert what() == ['4.png']
     write(tmp_path/'raw'/'new.png', 78)
     build(['new.png', *names]); assert what() == ['new.png']
-    assert list(ImageStore(tmp_path/'out').index['path']) == ['new.png', *names]
+    index = ImageStore(tmp_path/'out').index
+    assert list(index['path']) == ['new.png', *names]
+    for p,h,w,phash in zip(index['path'], index['height'], index['width'], index['phash']): # taken over or new: those of the file
+        assert (h, w) == np.array(Image.open(tmp_path/'raw'/p)).shape and phash == R.image_hash(R.load_radiograph(tmp_path/'raw'/p, 32))
+    what()
     build(names[:5]); assert what() == [] # fewer images: none decoded
     assert len(ImageStore(tmp_path/'out')) == 5
     build(); assert len(what()) == 15
     build(fit='crop'); assert what() == sorted(names)
     build(fit='crop', size=48); assert what() == sorted(names)
+
+def test_a_store_of_an_earlier_version_is_built_again(tmp_path):
+    names = tree(tmp_path/'raw', 6)
+    b = Build(names, tmp_path/'raw', tmp_path/'out')
+    b()
+    expected = content(b.out)
+    old = pd.read_parquet(b.out/'index.parquet')[['path', 'bytes', 'mtime_ns']]
+    old.attrs = dict(size=32, fit='letterbox', version=1)
+    old.to_parquet(b.out/'index.parquet', index=False)
+    assert len(ImageStore(b.out)) == 6 # it can still be read
+    b()
+    assert content(b.out) == expected
+
+def test_a_store_without_images_is_no_store_of_other_parameters(tmp_path):
+    (tmp_path/'raw').mkdir()
+    build = lambda size: ImageStore.build(['none.png'], tmp_path/'raw', tmp_path/'out', size=size, max_rejected=1)
+    assert (build(32).size, build(48).size) == (32, 48)
 
 def test_two_builds_at_once_are_refused(tmp_path):
     pytest.importorskip('fcntl')
