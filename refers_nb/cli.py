@@ -16,21 +16,35 @@ from .core import InputError, atomic, cli_errors, run_record, settings
 @call_parse
 @cli_errors
 def refers_prep(
-    source:str,           # iu_xray, nih14, covid or phantom
-    raw:str,              # Folder of the download; - takes it from [data] in settings.ini; for phantom the number of studies
-    out:str,              # Folder for the study table and the image store
+    source:str,           # mimic_cxr, iu_xray, nih14, vinbig, shenzhen, covid, folder or phantom
+    raw:str,              # Folder of the download, - takes it from [data] in settings.ini; for folder a table of images; for phantom the number of studies
+    out:str,              # Folder for the study table, the image store and the data card
     size:int=256,         # Side of the stored images, pixels
     fit:str='letterbox',  # letterbox, crop or squash
-    workers:int=None,     # Processes; default: one a core
+    workers:str=None,     # Processes (default: one a core), or the address of a Dask scheduler, tcp://host:port
     max_rejected:float=.05, # More than this share of unreadable images is an error
+    copies:str='keep',    # Training images that look like one of valid or test: keep (and list) or drop
+    checksums:str=None,   # List of checksums (sha256sum, md5sum) to compare the download with first
+    options:str='',       # Options of the source, comma between: rule=majority, labels=negbio, lists=FOLDER ...
 ):
-    "Make the study table and the image store of a data set; goes on where it was stopped"
-    s = settings(run_workers=workers)
+    "Make the study table, the image store and the data card of a data set; goes on where it was stopped"
+    cluster = workers and '://' in workers
+    s = settings(run_workers=None if cluster else workers)
     if raw == '-': raw = getattr(s.data, source, None)
     if raw is None: raise InputError(f'no folder for {source}: set it in [data] of settings.ini, or give it')
     from refers_nb.sources import prepare
-    from refers_nb.studies import describe
-    sys.stdout.write(describe(prepare(source, raw, out, size, fit, s.run.workers, max_rejected)) + '\n')
+    prepare(source, raw, out, size, fit, workers if cluster else s.run.workers, max_rejected, copies, checksums, **_options(options, s))
+    sys.stdout.write((Path(out).expanduser()/'card.md').read_text(encoding='utf-8'))
+
+def _options(text, s):
+    "Options of a source from `name=value,name=value`; lists=- takes the folder from [data]"
+    res = {}
+    for o in filter(None, (o.strip() for o in text.split(','))):
+        k,eq,v = (x.strip() for x in o.partition('='))
+        if not eq or not k or not v: raise InputError(f'--options {text}: expected name=value, comma between, not {o!r}')
+        res[k] = dict(yes=True, no=False).get(v.lower(), v)
+    if res.get('lists') == '-': res['lists'] = s.data.lists
+    return res
 
 # %% ../nbs/46_cli.ipynb #2cb61d9a
 def _weights(start, s, preset):

@@ -89,9 +89,13 @@ def device_name(text):
 # %% ../nbs/00_core.ipynb #1b7eeb56
 KEYS = {}
 KEYS['data'] = dict(
-    iu_xray = Key('', folder, 'Indiana University chest X-rays (Open-i), the folder that holds the CSV files'),
-    nih14   = Key('', folder, 'NIH ChestX-ray14'),
-    covid   = Key('', folder, 'COVID-19 Image Data Collection'))
+    mimic_cxr = Key('', folder, 'MIMIC-CXR-JPG, with the archive of the MIMIC-CXR reports'),
+    iu_xray   = Key('', folder, 'Indiana University chest X-rays, the CSV release or the files of Open-i'),
+    nih14     = Key('', folder, 'NIH ChestX-ray14'),
+    vinbig    = Key('', folder, 'VinBigData chest X-rays'),
+    shenzhen  = Key('', folder, 'Shenzhen chest X-ray set'),
+    covid     = Key('', folder, 'COVID-19 Image Data Collection'),
+    lists     = Key('', folder, 'DataProcessed of the REFERS release, for its splits'))
 KEYS['weights'] = dict(
     vit_tiny  = Key('vit_tiny_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset tiny'),
     vit_small = Key('vit_small_patch16_224.augreg_in21k_ft_in1k', weights, 'ImageNet start of preset small'),
