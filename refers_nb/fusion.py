@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['GateFusion', 'AttentionFusion']
 
-# %% ../nbs/21_fusion.ipynb #6c7f00fe
+# %% ../nbs/21_fusion.ipynb #171b65b3
 import torch
 from torch import nn
+from .core import InputError
 
 # %% ../nbs/21_fusion.ipynb #90f806fe
 class GateFusion(nn.Module):
@@ -17,9 +18,11 @@ class GateFusion(nn.Module):
         k:int=3,  # Number of views (paper: 3)
     ):
         super().__init__()
+        self.k = k
         self.gate,self.out_dim = nn.Linear(k*dim, k),k*dim
 
     def forward(self, tokens, mask):                                   # (bs, k, 1+p, d), (bs, k)
+        if tokens.shape[1]!=self.k: raise InputError(f'{tokens.shape[1]} views for a gate of {self.k}: fill up with masked views')
         tokens = tokens * mask[..., None, None]
         cls,x = tokens[:, :, 0],tokens[:, :, 1:] + tokens[:, :, :1]    # (bs, k, d), (bs, k, p, d)
         joint = x.transpose(1, 2).flatten(2)                           # (bs, p, k*d)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Output', 'FUSIONS', 'PRESETS', 'Refers', 'refers_config', 'refers_model', 'refers_groups']
 
-# %% ../nbs/24_refers.ipynb #2701480a
+# %% ../nbs/24_refers.ipynb #c1a0fd74
+import warnings
 from collections import namedtuple
 from copy import deepcopy
 import torch
@@ -18,11 +19,11 @@ from .decoder import ReportDecoder
 
 # %% ../nbs/24_refers.ipynb #1239c5cd
 Output = namedtuple('Output', 'logits study text weights')
-Output.__doc__ = "Of `Refers`: logits (bs, t, v), study vector (bs, s), report vector (bs, s), view weights (bs, k, p)"
+Output.__doc__ = "Of `Refers`: logits (bs, t, v), study vector (bs, s), report vector (bs, s) or None, view weights (bs, k, p)"
 FUSIONS = dict(attention=AttentionFusion, gate=GateFusion)
 
 class Refers(nn.Module):
-    "Views (bs, k, c, h, w), mask (bs, k) and report (bs, t) to `Output` (paper, figure 1)"
+    "Views (bs, k, c, h, w), mask (bs, k) and report (bs, t), apart or as a tuple, to `Output` (paper, figure 1)"
     def __init__(self,
         config:dict # Plain numbers and strings, see `PRESETS`: vision, fusion, k, text, decoder
     ):
@@ -32,7 +33,9 @@ class Refers(nn.Module):
         self.vision = VisionEncoder(**config['vision'])
         self.fusion = FUSIONS[config['fusion']](self.vision.width, config['k'])
         shared = {o:config[o] for o in ('vocab', 'max_len', 'pad_id')}
-        self.text = freeze(ReportEncoder(out=self.fusion.out_dim, **shared, **config['text']), config['freeze'])
+        text = config['text']
+        self.text = None if text is None else freeze(ReportEncoder(out=self.fusion.out_dim, **shared, **text), config['freeze'])
+        if text and text.get('name'): config['text'] = dict(pool=self.text.pool, hf=self.text.hf_config) # opens without a network
         self.decoder = ReportDecoder(dim=self.vision.width, **shared, **config['decoder'])
 
     def see(self, views, mask):                                  # (bs, k, c, h, w), (bs, k)
@@ -40,10 +43,20 @@ class Refers(nn.Module):
         x = self.vision(views[mask])                             # (n, 1+p, d): the n views that exist
         return x.new_zeros(*mask.shape, *x.shape[1:]).index_put((mask,), x)
 
-    def forward(self, views, mask, report):
+    def forward(self, views, mask=None, report=None, words=None):      # words: (bs, t2), for the report encoder
+        if isinstance(views, (tuple, list)): return self(*views)
         memory,study,w = self.fusion(self.see(views, mask), mask)      # (bs, k*p, d), (bs, s), (bs, k, p)
         seen = mask.repeat_interleave(w.shape[-1], dim=1)              # (bs, k*p)
-        return Output(self.decoder(report, memory, seen), study, self.text(report), w)
+        return Output(self.decoder(report, memory, seen), study, self.read(report, words), w)
+
+    def read(self, report, words=None):                                # (bs, t), (bs, t2)
+        "Report vectors (bs, s); None without a report encoder"
+        if self.text is None: return None
+        own = self.text.bert.config.vocab_size
+        if words is None and own!=self.config['vocab']:
+            warnings.warn(f'The report encoder has a vocabulary of its own ({own} pieces, the decoder {self.config["vocab"]}): '
+                          'give it `words`')
+        return self.text(report if words is None else words)
 
 # %% ../nbs/24_refers.ipynb #3947bbee
 PRESETS = {

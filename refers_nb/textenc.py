@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['mean_pool', 'ReportEncoder', 'freeze']
 
-# %% ../nbs/22_textenc.ipynb #6b7e8ddd
+# %% ../nbs/22_textenc.ipynb #6533d255
+import json
 import torch
 from torch import nn
 from fastcore.basics import store_attr
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel
 from .core import InputError
 
 # %% ../nbs/22_textenc.ipynb #6b174ea6
@@ -35,23 +36,38 @@ class ReportEncoder(nn.Module):
         pool:str='mean',    # 'mean' of the tokens, or 'cls' for BERT's pooled output (released code: 'cls')
         dropout:float=.1,   # Dropout (BERT: 0.1)
         attn_dropout:float=.1, # Dropout on attention weights (BERT: 0.1)
-        name:str=None,      # Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT)
+        name:str=None,      # Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT), in place of the numbers
+        hf:dict=None,       # Configuration of a transformers encoder, in place of name and numbers: as `hf_config` gives
     ):
         super().__init__()
         if pool not in ('mean', 'cls'): raise InputError(f"pool is {pool!r}: 'mean' or 'cls'")
-        store_attr('pool,pad_id')
-        cls = pool=='cls'
-        if name: self.bert = AutoModel.from_pretrained(name)
-        else: self.bert = BertModel(BertConfig(vocab_size=vocab, hidden_size=width, num_hidden_layers=depth,
-            num_attention_heads=heads, intermediate_size=4*width, max_position_embeddings=max_len,
-            pad_token_id=pad_id, hidden_dropout_prob=dropout, attention_probs_dropout_prob=attn_dropout), add_pooling_layer=cls)
+        self.pool = pool
+        hf = hf or dict(model_type='bert', vocab_size=vocab, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
+            intermediate_size=4*width, max_position_embeddings=max_len, pad_token_id=pad_id, hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=attn_dropout)
+        pooler = dict(add_pooling_layer=pool=='cls') if hf['model_type']=='bert' and not name else {}
+        try: self.bert = AutoModel.from_pretrained(name) if name else AutoModel.from_config(AutoConfig.for_model(**hf), **pooler)
+        except (OSError, ValueError) as e:
+            raise InputError(f'No report encoder `{name or hf["model_type"]}`: a Hugging Face name or folder. {e}') from e
+        if pool=='mean' and getattr(self.bert, 'pooler', None) is not None: self.bert.pooler = None  # it would never learn
+        own = self.bert.config.pad_token_id
+        self.pad_id = pad_id if own is None else own
         self.proj = nn.Linear(self.bert.config.hidden_size, out)
 
-    def forward(self, report):                       # (bs, t)
+    def forward(self, report):                       # (bs, t), tokens of this encoder's vocabulary
         mask = report!=self.pad_id
         o = self.bert(input_ids=report, attention_mask=mask.long())
-        x = o.pooler_output if self.pool=='cls' else mean_pool(o.last_hidden_state, mask) # (bs, d)
+        if self.pool=='mean': x = mean_pool(o.last_hidden_state, mask)  # (bs, d)
+        else:
+            x = getattr(o, 'pooler_output', None)
+            if x is None: x = o.last_hidden_state[:, 0]
         return self.proj(x)                          # (bs, out)
+
+    @property
+    def hf_config(self):
+        "What `transformers` needs to build this encoder again: a dictionary that JSON can hold"
+        c = self.bert.config
+        return json.loads(c.to_json_string(use_diff=True)) | dict(model_type=c.model_type)
 
 # %% ../nbs/22_textenc.ipynb #f0f84ea7
 def freeze(
@@ -59,8 +75,8 @@ def freeze(
     n:int              # Layers to freeze, with the embeddings; 0: none (paper: 6)
 )->ReportEncoder:      # `enc`
     "Freeze the embeddings and the first `n` layers"
-    layers = enc.bert.encoder.layer
+    layers = max((o for o in enc.bert.modules() if isinstance(o, nn.ModuleList)), key=len)
     if not 0<=n<=len(layers): raise InputError(f'freeze is {n}, but the report encoder has {len(layers)} layers')
-    for i,part in enumerate([enc.bert.embeddings, *layers]):
-        for p in part.parameters(): p.requires_grad_(n==0 or i>n)
+    words = getattr(enc.bert, 'embeddings', None) or enc.bert.get_input_embeddings()
+    for i,part in enumerate([words, *layers]): part.requires_grad_(n==0 or i>n)
     return enc

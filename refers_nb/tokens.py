@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['SPECIALS', 'TensorReport', 'Tokenizer']
 
-# %% ../nbs/11_tokens.ipynb #c7c957a4
+# %% ../nbs/11_tokens.ipynb #aa99171d
 from pathlib import Path
 from fastai.torch_core import TensorBase
-from tokenizers import Tokenizer as HFTokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Regex, Tokenizer as HFTokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.nn.utils.rnn import pad_sequence
 from fastcore.basics import patch
+from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
 from .core import InputError, atomic
 import torch
 
@@ -100,3 +101,27 @@ def load(cls:Tokenizer,
     try: hf = HFTokenizer.from_str(path.read_text(encoding='utf-8'))
     except Exception as e: raise InputError(f'{path} is no tokenizer: {e}') from e
     return cls(hf, (hf.truncation or {}).get('max_length', 100))
+
+# %% ../nbs/11_tokens.ipynb #cc499e8e
+@patch(cls_method=True)
+def from_sentencepiece(cls:Tokenizer,
+    path,              # A `sentencepiece` model of byte pairs, as the released `mimic_10k.model`
+    max_len:int=100,   # Longest report in tokens (paper: 100)
+)->Tokenizer:
+    "The released vocabulary with its ids; `InputError` when the file is no such model"
+    path,proto = Path(path),import_protobuf().ModelProto()
+    if not path.is_file(): raise InputError(f'No vocabulary at {path}')
+    try: proto.ParseFromString(path.read_bytes())
+    except Exception as e: raise InputError(f'{path} is no sentencepiece model: {e}') from e
+    pieces = [o.piece for o in proto.pieces]
+    if proto.trainer_spec.model_type!=2 or pieces[1:4]!=SPECIALS[1:]:
+        raise InputError(f'{path} is no byte-pair model that starts with an unknown piece and {SPECIALS[1:]}')
+    ids = {o:i for i,o in enumerate(SPECIALS[:1] + pieces[1:])}
+    hf = HFTokenizer(models.BPE(ids, generate_merges(ids, None, SPECIALS), unk_token=SPECIALS[0], fuse_unk=True))
+    chars = proto.normalizer_spec.precompiled_charsmap
+    hf.normalizer = normalizers.Sequence([normalizers.NFD(), normalizers.Lowercase(), normalizers.StripAccents(),
+        *([normalizers.Precompiled(chars)] if chars else []), normalizers.Replace(Regex(' {2,}'), ' '), normalizers.Strip()])
+    hf.pre_tokenizer,hf.decoder = pre_tokenizers.Metaspace(prepend_scheme='always'),decoders.Metaspace(prepend_scheme='always')
+    hf.post_processor = processors.TemplateProcessing('[SOS] $A [EOS]', special_tokens=[('[SOS]', 1), ('[EOS]', 2)])
+    hf.add_special_tokens(SPECIALS)
+    return cls(hf, max_len)

@@ -5,11 +5,14 @@ import pytest, torch
 from hypothesis import HealthCheck, given, settings as hyp, strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import BertConfig, BertModel
 
 from refers_nb.core import InputError
-from refers_nb.hub import checkpoint_config, load_checkpoint, mismatch, own_tensors, refuse_pickle, save_checkpoint
+from refers_nb.hub import (checkpoint_config, from_finetuned, from_released, load_checkpoint, own_tensors, refuse_pickle,
+                           save_checkpoint, save_hf)
 from refers_nb.refers import refers_model
 from refers_nb.tokens import Tokenizer
+from refers_nb.vision import VisionEncoder, mismatch, read_weights
 
 
 @pytest.fixture(scope='module')
@@ -105,6 +108,34 @@ def test_a_pickle_is_refused_and_not_run(tmp_path, name):
     f.write_bytes(pickle.dumps(Trap(mark)))
     with pytest.raises(InputError): load_checkpoint(f)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize('read', [from_released, from_finetuned, read_weights])
+def test_a_foreign_file_holds_data_only(tmp_path, read):
+    f,mark = tmp_path/'refers.pth',tmp_path/'executed'
+    torch.save({'model': {'w': torch.zeros(2)}, 'optimizer': Trap(mark)}, f)
+    with pytest.raises(InputError, match='nothing in it was executed'): read(f)
+    assert not mark.exists()
+    torch.save({'model': {'w': torch.zeros(2), 'name': 'refers'}}, f)
+    with pytest.raises(InputError, match='not a flat dictionary'): read(f)
+
+
+@pytest.mark.parametrize('name', ['vit_small_patch14_reg4_dinov2', 'deit3_small_patch16_224', 'vit_base_patch16_clip_224', 'beit_base_patch16_224'])
+def test_what_is_no_vit_of_transformers_is_refused(tmp_path, name):
+    (tmp_path/'mine').mkdir()
+    with pytest.raises(InputError, match='no ViTModel'): save_hf(VisionEncoder(name, size=28 if '14' in name else 32), tmp_path/'mine')
+    assert not any((tmp_path/'mine').iterdir())
+
+
+def test_a_checkpoint_of_a_named_report_encoder_opens_without_it(tmp_path):
+    BertModel(BertConfig(vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)).save_pretrained(tmp_path/'bert')
+    model = refers_model('tiny', vocab=40, size=32, k=2, text=dict(name=str(tmp_path/'bert'), pool='cls')).eval()
+    save_checkpoint(model, None, tmp_path/'c')
+    shutil.rmtree(tmp_path/'bert')
+    back,_ = load_checkpoint(tmp_path/'c')
+    report = torch.randint(4, 40, (3, 9))
+    with torch.no_grad(): assert torch.equal(back.text(report), model.text(report))
+    assert str(tmp_path) not in (tmp_path/'c/config.json').read_text()
 
 
 def test_a_pickle_in_the_place_of_the_weights(copy, tmp_path):

@@ -1,0 +1,179 @@
+"The same numbers as elsewhere: the released model, `transformers`, `sentencepiece`, and one process in place of several"
+import json, random, subprocess, sys, zlib
+from pathlib import Path
+
+import numpy as np, pytest, torch
+from transformers import BertConfig, BertModel
+
+from refers_nb.core import InputError
+from refers_nb.hub import from_released, released_layout
+from refers_nb.losses import generation_loss, info_nce
+from refers_nb.refers import Refers, refers_config
+from refers_nb.tokens import Tokenizer
+from refers_nb.vision import to_layout
+
+SHARED = Path(__file__).parents[2]/'shared'
+LAYOUT,VOCAB = SHARED/'parity/reference_layout.json',SHARED/'data/refers_release/mimic_10k.model'
+reference = json.loads(LAYOUT.read_text()) if LAYOUT.exists() else {}
+needs_reference = pytest.mark.skipif(not reference, reason='the parity numbers (../shared/parity) are not here')
+needs_vocabulary = pytest.mark.skipif(not VOCAB.exists(), reason='the released vocabulary (../shared/data/refers_release) is not here')
+
+
+def weight(key, shape, salt):
+    "The formula of the parity numbers"
+    x = np.random.default_rng(zlib.crc32((salt+key).encode())).standard_normal(shape).astype('float32')
+    return torch.from_numpy(1+.1*x if len(shape)==1 and key.endswith('weight') else (.05 if len(shape)==1 else .02)*x).float()
+
+
+def formula_state(salt):
+    state = {k: weight(k, v, salt) for k,v in reference['keys'].items()}
+    return state | {'textual.output.weight': state['textual.embedding.words.weight']}
+
+
+def inputs(case):
+    "Images, tokens, report vectors, study vectors, drawn in this order"
+    rng = np.random.default_rng(case['seed'])
+    draw = lambda *shape: torch.from_numpy(rng.standard_normal(shape).astype('float32'))
+    images = draw(2, 3, 3, 224, 224)
+    rng.integers(4, 10000, (2, 20))
+    report = draw(6, 2304)
+    return images, torch.tensor(case['tokens']), report, draw(6, 2304)
+
+
+@needs_reference
+@pytest.mark.parametrize('i', [0, 1])
+@torch.no_grad()
+def test_released_numbers(i):
+    case = reference['cases'][i]
+    images,tokens,report,study = inputs(case)
+    model,seen = from_released(dict(model=formula_state(case['salt']))),{}
+    model.vision.register_forward_hook(lambda m, x, o: seen.update(tokens=o))
+    model.fusion.register_forward_hook(lambda m, x, o: seen.update(memory=o[0]))
+    out = model((images, torch.ones(2, 3, dtype=torch.bool), tokens))
+    assert not model.training and out.text is None and model.vision.in_chans==3 and model.config['fusion']=='gate'
+    assert seen['tokens'].shape == (6, 197, 768) and [*seen['memory'].shape] == case['memory_shape']
+    assert [*out.study.shape] == case['study_global_shape']
+    x = seen['tokens'].view(2, 3, 197, 768)
+    entries = dict(cls_first8=x[:, :, 0, :8], patch100_first8=x[:, :, 101, :8], study_global_first8=out.study[:, :8],
+        logits_step0_first8=out.logits[:, 0, :8], logits_step10_first8=out.logits[:, 10, :8],
+        view_weight_patch0=out.weights[:, :, 0], view_weight_mean=out.weights.mean(2))
+    scalars = dict(feature_norm=x.norm(dim=(2, 3)), memory_norm=seen['memory'].norm(dim=(1, 2)),
+        logits_norm=torch.stack([o[:n].norm() for o,n in zip(out.logits, case['lengths'])]),
+        generation_loss=generation_loss(out.logits, tokens), info_nce_tau0_1_lambda0_75=info_nce(study, report))
+    for k,o in entries.items(): np.testing.assert_allclose(o, case[k], rtol=0, atol=1e-4, err_msg=k)
+    for k,o in scalars.items(): np.testing.assert_allclose(o, case[k], rtol=1e-4, err_msg=k)
+
+
+@pytest.fixture(scope='module')
+def small():
+    "A small state dict in the released layout without a report encoder, and the model that it was made of"
+    torch.manual_seed(0)
+    model = Refers(dict(refers_config('tiny', vocab=60, size=32, in_chans=3, fusion='gate', decoder=dict(ff=96), max_len=20), text=None)).eval()
+    state = to_layout(model.state_dict(), released_layout())
+    return state | {'textual.output.weight': state['textual.embedding.words.weight']},model
+
+
+@needs_reference
+def test_names_are_the_released_ones(small):
+    assert small[0].keys() == reference['keys'].keys()
+
+
+@torch.no_grad()
+def test_report_encoder_is_that_of_transformers(small):
+    torch.manual_seed(1)
+    bert = BertModel(BertConfig(vocab_size=90, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=200)).eval()
+    fc = torch.nn.Linear(128, 3*192)
+    text = {'text_encoder.'+k: v for k,v in bert.state_dict().items()} | {'fc.'+k: v for k,v in fc.state_dict().items()}
+    text['text_encoder.embeddings.position_ids'] = torch.arange(512)[None]
+    model = from_released(small[0] | {'contrastive_bert.'+k: v for k,v in text.items()})
+    views,mask,report = torch.randn(2, 3, 3, 32, 32),torch.ones(2, 3, dtype=torch.bool),torch.randint(4, 60, (2, 12))
+    words = torch.randint(4, 90, (2, 30)); words[1, 20:] = 0
+    want = fc(bert(input_ids=words, attention_mask=(words!=0).long()).pooler_output)
+    out = model(views, mask, report, words)
+    torch.testing.assert_close(out.text, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.logits, small[1](views, mask, report).logits)
+
+
+STRUCTURE = {f'visual.vit.transformer.embeddings.{o}' for o in ('patch_embeddings.weight', 'position_embeddings')} | {'fusion.fc1.weight',
+    'textual.visual_projection.weight', 'textual.embedding.words.weight', 'textual.embedding.positions.weight',
+    'textual.transformer.layers.0.linear1.weight', 'textual.output.weight'}
+
+def test_every_key_that_does_not_fit_is_named(small):
+    state,_ = small
+    rng = random.Random(0)
+    keys = sorted(STRUCTURE) + rng.sample(sorted(state.keys()-STRUCTURE), 12)
+    for k in keys:
+        with pytest.raises(InputError, match='missing .*'+k.replace('.', r'\.')): from_released({o: v for o,v in state.items() if o != k})
+        with pytest.raises(InputError, match=k.replace('.', r'\.')): from_released(state | {k: torch.zeros(5, 1, 1, 1, 1)})
+        other = k[:-1]+'_'
+        with pytest.raises(InputError, match=other.replace('.', r'\.')): from_released(state | {other: state[k]})
+
+
+def test_untied_words_are_told(small):
+    with pytest.warns(UserWarning, match='textual.output.weight differs'):
+        from_released(small[0] | {'textual.output.weight': torch.zeros(60, 192)})
+
+
+@needs_vocabulary
+@pytest.mark.parametrize('text,ids', [      # by sentencepiece 0.2.3, after lower-casing and stripping accents
+    ('Small left pleural effusion; no pneumothorax.', [1, 433, 163, 120, 105, 9979, 119, 155, 9929, 2]),
+    ('Épithélium of a 5 mm² nodule × 3,   unchanged  since 12:30',
+     [1, 38, 1829, 5, 753, 60, 44, 4, 1067, 2016, 9966, 1465, 9909, 9999, 833, 9945, 307, 639, 6876, 2]),
+    ('Dextrocardia?  日本語 implant', [1, 6175, 9587, 9969, 9909, 0, 3932, 2])])
+def test_released_vocabulary(text, ids, tmp_path):
+    tok = Tokenizer.from_sentencepiece(VOCAB)
+    tok.save(tmp_path/'tokenizer.json')
+    assert len(tok) == 10_000 and tok(text).tolist() == ids == Tokenizer.load(tmp_path/'tokenizer.json')(text).tolist()
+
+
+RANKS = '''
+import sys, torch, torch.distributed as dist
+from collections import namedtuple
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from refers_nb.losses import RefersLoss
+Out = namedtuple('Out', 'logits study text')
+
+class Model(nn.Module):
+    "Two towers and a decoder of one layer each"
+    def __init__(self):
+        super().__init__()
+        self.see,self.words,self.out = nn.Linear(6, 16),nn.Embedding(30, 16),nn.Linear(16, 30)
+    def forward(self, x, report):
+        s,w = self.see(x),self.words(report)*(report!=0)[..., None]
+        return Out(self.out(w.cumsum(1)+s[:, None]), s, w.sum(1).tanh())
+
+def step(rank, world, folder):
+    torch.set_num_threads(1); torch.manual_seed(0)
+    model,crit = Model(),RefersLoss(learn_tau=True)
+    x,report = torch.randn(8, 6),torch.randint(4, 30, (8, 12))
+    for i,n in enumerate((12, 3, 5, 5, 9, 4, 5, 2)): report[i, n:] = 0
+    report[6] = report[2]                                   # equal reports on two ranks
+    if world > 1:
+        dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous{world}', rank=rank, world_size=world)
+        model = DistributedDataParallel(model)
+    x,report = x.chunk(world)[rank],report.chunk(world)[rank]
+    report = report[:, :(report!=0).sum(1).max()]           # every rank as long as its own longest report
+    loss = crit(model(x, report), report)
+    loss.backward()
+    grads = {k.removeprefix('module.'): p.grad for k,p in model.named_parameters()} | {'log_tau': crit.log_tau.grad}
+    torch.save(dict(loss=loss.detach(), parts=crit.parts, grads=grads), f'{folder}/{world}-{rank}.pt')
+    if world > 1: dist.destroy_process_group()
+
+fork = torch.multiprocessing.get_context('fork')            # imports are paid once; nothing has run before the forks
+for world in (1, 2, 4):
+    ranks = [fork.Process(target=step, args=(r, world, sys.argv[1]), daemon=True) for r in range(world)]
+    for p in ranks: p.start()
+    for p in ranks: p.join()
+    if any(p.exitcode for p in ranks): sys.exit(f'a rank of {world} failed')
+'''
+
+def test_ranks_learn_as_one_process(tmp_path):
+    "Loss and gradients of 2 and 4 gloo ranks are those of one process with the whole batch"
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', RANKS, tmp_path], capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    read = lambda name: torch.load(tmp_path/f'{name}.pt', weights_only=True)
+    one = read('1-0')
+    assert all(o.abs().max() > 1e-3 for o in one['grads'].values())
+    for world,rank in [(w, r) for w in (2, 4) for r in range(w)]:
+        torch.testing.assert_close(read(f'{world}-{rank}'), one, atol=1e-5, rtol=0)
