@@ -6,7 +6,7 @@
 __all__ = ['to_grey', 'read_radiograph', 'dicom_view', 'resize', 'load_radiograph', 'image_hash', 'check_paths', 'ImageStore']
 
 # %% ../nbs/12_radiograph.ipynb #d2a7fedb
-import contextlib, hashlib, json, os, re, shutil, socket, sys, time, warnings
+import contextlib, hashlib, json, os, re, shutil, socket, stat, sys, time, unicodedata, warnings
 from itertools import islice
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
@@ -86,6 +86,7 @@ def _window(ds, y):
     from scipy.special import expit
     try: c,w = (float(np.atleast_1d(ds.get(o) or 0)[0]) for o in ('WindowCenter', 'WindowWidth'))
     except (TypeError, ValueError): return # no numbers
+    if not np.isfinite([c, w]).all(): return
     kind = ds.get('VOILUTFunction') or 'LINEAR'
     if kind == 'SIGMOID' and w > 0: return 255*expit(4*(y-c)/w)
     if kind == 'LINEAR_EXACT' and w > 0: return 255*((y-c)/w + .5)
@@ -96,6 +97,7 @@ def _tones(ds, x):
     y,ends = x.astype(float),(0, 255)
     if ds.get('ModalityLUTSequence'): y = _look_up(ds.ModalityLUTSequence[0], y)[0].astype(float)
     else: y = y*float(ds.get('RescaleSlope') or 1) + float(ds.get('RescaleIntercept') or 0)
+    if not (np.abs(y) < 1e30).all(): raise ValueError('RescaleSlope or RescaleIntercept is no usable number')
     if ds.get('VOILUTSequence'): grey,ends = (v := _look_up(ds.VOILUTSequence[0], y))[0],(0, v[1])
     elif (grey := _window(ds, y)) is None: grey,ends = y,(None, None)
     grey = to_grey(grey, *ends)
@@ -155,6 +157,7 @@ def _dicom(path, at_least=0):
 # %% ../nbs/12_radiograph.ipynb #9ded8e5a
 def _is_dicom(path):
     "Whether a file is DICOM: by its mark, or, where files lack their first part, by its name"
+    if not stat.S_ISREG(os.stat(path).st_mode): raise ValueError('not a file with content, but a folder, pipe or device')
     with open(path, 'rb') as f: head = f.read(132)
     if not head: raise ValueError('the file is empty')
     return head[128:] == b'DICM' or Path(path).suffix.lower() in ('.dcm', '.dicom')
@@ -165,11 +168,12 @@ def _pixels(path, at_least=0):
         img,shape = (_dicom if _is_dicom(path) else _picture)(path, at_least)
         if min(img.shape) == 0: raise ValueError('an image without pixels')
         return img,shape
-    except Exception as e: # decoders raise nearly every type there is on damaged files
+    except BaseException as e: # decoders raise nearly every type there is on damaged files, and those in Rust panic
+        if not isinstance(e, Exception) and type(e).__name__ != 'PanicException': raise
         why = getattr(e, 'strerror', None) or ' '.join(str(e).replace(str(path), 'it').split())
         if 'missing dependencies' in why:
             why = f"{why.split(' because')[0]}: no decoder is installed (pip install 'refers_nb[dicom]' brings them)"
-        raise InputError(why[:300] or type(e).__name__) from None
+        raise InputError(''.join(c for c in why[:300] if c.isprintable()) or type(e).__name__) from None
 
 def read_radiograph(
     path,           # JPEG, PNG (8 or 16 bits), WebP, TIFF, BMP or DICOM, told apart by content
@@ -233,7 +237,7 @@ def image_hash(
 def _bad_path(p):
     "What is wrong with a relative path, or None"
     if not isinstance(p, str) or not p.strip(): return 'is empty'
-    if not p.isprintable(): return 'holds characters that no text has'
+    if any(unicodedata.category(c) in ('Cc', 'Cs', 'Zl', 'Zp') for c in p): return 'holds characters that no text has'
     if p[0] == '/' or PureWindowsPath(p).drive or PureWindowsPath(p).root: return 'is absolute'
     if '..' in p.replace('\\', '/').split('/'): return 'leads out of its root folder (..)'
 

@@ -83,6 +83,7 @@ def originals(rng):
     return res
 
 def packed(ds):
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = '1.2.3' # compressing draws another each time
     ds.save_as(b := io.BytesIO(), enforce_file_format=True)
     return b.getvalue()
 
@@ -150,19 +151,9 @@ def damaged(rng):
 CHILD = '''
 import json, resource, sys, warnings
 resource.setrlimit(resource.RLIMIT_AS, (6*2**30, 6*2**30))
-from refers_nb import radiograph as R
 from refers_nb.sources import prepare
-pixels,panics = R._pixels,[]
-def counted(path, *args):
-    "A decoder in Rust panics with what is no `Exception`"
-    try: return pixels(path, *args)
-    except BaseException as e:
-        if type(e).__name__ != 'PanicException': raise
-        panics.append(path.name)
-        raise R.InputError('the decoder panicked') from None
-R._pixels = counted
 df = prepare('folder', sys.argv[1], sys.argv[2], size=32, workers=0, max_rejected=1)
-print(json.dumps(dict(panics=len(panics), peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
+print(json.dumps(dict(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
 '''
 
 def test_images(tmp_path):

@@ -1,5 +1,5 @@
 "Radiographs of every kind of file: read right, or refused with the path and a reason"
-import copy, io, itertools, socket, struct, sys, time, warnings
+import copy, io, itertools, os, socket, struct, sys, time, warnings
 
 import numpy as np, pydicom, pytest
 from PIL import Image
@@ -10,6 +10,7 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (ComputedRadiographyImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
     ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless)
 
+import refers_nb.radiograph as R
 from refers_nb.core import InputError
 from refers_nb.radiograph import ImageStore, _each, check_paths, dicom_view, image_hash, load_radiograph, read_radiograph, resize, to_grey
 
@@ -430,7 +431,7 @@ def test_paths_that_leave_the_root_are_refused(tmp_path, bad):
     assert not (tmp_path/'out').exists()
 
 def test_odd_but_good_paths():
-    good = ['a b.png', 'ä/中.png', 'a..b/c...png', 'x/.hidden.png', '1_IM-0001-4001.dcm.png']
+    good = ['a b.png', 'ä/中.png', 'a\u00a0b.png', '👩\u200d⚕.png', 'a..b/c...png', 'x/.hidden.png', '1_IM-0001-4001.dcm.png']
     assert check_paths(good) == good
 
 def test_store_counts_rejected_and_stops_beyond_the_share(tmp_path, grey):
@@ -536,3 +537,25 @@ def test_hash_is_that_of_the_imagehash_package(grey):
     import imagehash
     h = imagehash.phash(Image.fromarray(grey))
     assert image_hash(grey) == sum(int(b) << (63-i) for i,b in enumerate(h.hash.ravel())) < 2**64
+
+def test_a_pipe_is_no_radiograph(tmp_path):
+    if not hasattr(os, 'mkfifo'): pytest.skip('no pipes here')
+    os.mkfifo(tmp_path/'a.png')
+    with pytest.raises(InputError, match='pipe'): read_radiograph(tmp_path/'a.png')
+
+@pytest.mark.parametrize('tags', [dict(RescaleSlope='1e40', RescaleIntercept='0'), dict(RescaleSlope='1', RescaleIntercept='-1e300')])
+def test_a_rescale_rule_without_usable_numbers_is_refused(tmp_path, grey, tags):
+    with pytest.raises(InputError, match='Rescale'): read_radiograph(dicom(tmp_path/'a.dcm', grey*16., **tags))
+
+def test_a_decoder_that_panics_costs_one_image(tmp_path, grey, monkeypatch):
+    class PanicException(BaseException): "As decoders in Rust raise it"
+    for i in range(3): Image.fromarray(grey).save(tmp_path/f'{i}.png')
+    real = R._picture
+    def picture(path, *args):
+        if path.name == '1.png': raise PanicException('index out of \x00 bounds')
+        return real(path, *args)
+    monkeypatch.setattr(R, '_picture', picture)
+    store = ImageStore.build([f'{i}.png' for i in range(3)], tmp_path, tmp_path/'out', size=32, workers=1, max_rejected=.5)
+    assert len(store) == 2 and 'index out of  bounds' in (tmp_path/'out'/'rejected.csv').read_text()
+    monkeypatch.setattr(R, '_picture', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    with pytest.raises(KeyboardInterrupt): read_radiograph(tmp_path/'0.png')
