@@ -27,7 +27,7 @@ check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 check: .venv/.installed  # The same without the wheel
 	$(BIN)/python -m pytest tests/test_repository.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --timing
-	$(BIN)/python -m pytest --ignore tests/test_repository.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_repository.py
 
 # A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
 .venv-wheel/.installed: pyproject.toml constraints.txt

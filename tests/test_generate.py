@@ -1,0 +1,308 @@
+"Written reports: the cache against the whole, beam search against all reports, and rules that hold for any model"
+import itertools
+
+import numpy as np, pandas as pd, pytest, torch
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from refers_nb.core import InputError
+from refers_nb.data import Augment
+from refers_nb.decoder import ReportDecoder
+from refers_nb.generate import EOS, PAD, SOS, evaluate_writing, file_views, generate, generate_all, rules, search, write, written_reports
+from refers_nb.metrics import report_metrics
+from refers_nb.refers import Refers, refers_config
+from refers_nb.tokens import Tokenizer
+
+V,D = 40,16
+
+
+def decoder(depth=1, seed=0, sharp=8., **kwargs):
+    "A decoder whose choices are far from equal, as a trained one's are"
+    torch.manual_seed(seed)
+    dec = ReportDecoder(D, V, width=32, heads=4, ff=48, depth=depth, **{'max_len': 24, **kwargs}).eval()
+    with torch.no_grad(): dec.words.weight *= sharp; dec.bias.normal_()
+    return dec
+
+
+def memories(n, s=12, seed=0, views=3):
+    "Memory (n, s, d), and where it exists: one to three views of a study"
+    g = torch.Generator().manual_seed(seed)
+    seen = torch.arange(views)<torch.randint(1, views+1, (n, 1), generator=g)
+    return 3*torch.randn(n, s, D, generator=g), seen.repeat_interleave(s//views, 1)
+
+
+# The cache
+
+@given(seed=st.integers(0, 10**6), depth=st.integers(1, 3), n=st.integers(1, 4), k=st.integers(1, 3), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8), fused=st.booleans())
+@settings(max_examples=60, deadline=None)
+@torch.no_grad()
+def test_every_step_of_the_cache_is_that_of_the_whole(seed, depth, n, k, sizes, fused):
+    dec,(memory,seen),t = decoder(depth, seed, sharp=1., max_len=40),memories(n, seed=seed),sum(sizes)
+    for o in dec.modules():
+        if hasattr(o, 'fused_attn'): o.fused_attn = fused
+    report = torch.randint(3, V, (n*k, t), generator=torch.Generator().manual_seed(seed))
+    report[torch.arange(t)>=torch.randint(1, t+1, (n*k, 1), generator=torch.Generator().manual_seed(seed+1))] = PAD
+    whole = dec(report, memory.repeat_interleave(k, 0), seen.repeat_interleave(k, 0))
+    past = dec.remember(memory, seen)
+    for a,part in zip(itertools.accumulate(sizes, initial=0), report.split(sizes, 1)):
+        torch.testing.assert_close(dec.step(part, past), whole[:, a:a+part.shape[1]], atol=1e-5, rtol=0)
+    noisy = memory.masked_fill(~seen[..., None], 1e3)
+    torch.testing.assert_close(dec.step(report, dec.remember(noisy, seen)), whole, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_rows_of_the_cache_can_change_places():
+    dec,(memory,seen) = decoder(2),memories(2)
+    report,order = torch.randint(3, V, (6, 8)),torch.tensor([2, 0, 0, 4, 5, 3])
+    past = dec.remember(memory, seen)
+    dec.step(report[:, :5], past)
+    past.words.reorder_cache(order)
+    mixed = torch.cat([report[order, :5], report[:, 5:]], 1)
+    whole = dec(mixed, memory.repeat_interleave(3, 0), seen.repeat_interleave(3, 0))
+    torch.testing.assert_close(dec.step(report[:, 5:], past), whole[:, 5:], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=3, length_penalty=0.), dict(sample=True, seed=3, top_p=.9), dict(repetition=1.3, no_repeat=2, min_len=12)])
+@pytest.mark.parametrize('depth', [1, 2])
+def test_the_same_reports_with_and_without_the_cache(how, depth):
+    for seed in range(4):
+        dec,(memory,seen) = decoder(depth, seed),memories(5, seed=seed)
+        (a,la),(b,lb) = (write(dec, memory, seen, cache=o, **how) for o in (True, False))
+        assert a.tolist() == b.tolist()
+        torch.testing.assert_close(la, lb, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=4, length_penalty=2., repetition=1.2), dict(sample=True, temperature=2.)])
+@torch.no_grad()
+def test_log_probabilities_are_those_of_reading_the_report(how):
+    dec,(memory,seen) = decoder(2),memories(6)
+    ids,logp = write(dec, memory, seen, **how)
+    said = torch.cat([torch.full_like(ids[:, :1], SOS), ids[:, :-1]], 1)
+    want = dec(said, memory, seen).log_softmax(-1).gather(2, ids[..., None])[..., 0]
+    torch.testing.assert_close(logp, want.masked_fill(ids==PAD, 0), atol=1e-4, rtol=0)
+
+
+# Beam search
+
+WORDS,LIMIT = (4, 5, 6),6                                       # of 2 to 6 tokens, start and end included
+
+
+def language(seed, n=3):
+    "Log-probabilities of the next token that depend on the last two (n, 7, 7, 7), and their `step`"
+    t = (2*torch.randn(n, 7, 7, 7, generator=torch.Generator().manual_seed(seed))).log_softmax(-1)
+    def step(ids, rows):
+        before = ids[:, -2] if ids.shape[1]>1 else torch.zeros_like(ids[:, -1])
+        return t[torch.arange(len(ids))//(len(ids)//n), before, ids[:, -1]]
+    return t,step
+
+
+def value(t, words, penalty):
+    "Score of a report: sum of log-probabilities over a power of its length; an end at the limit is free"
+    ids = [0, SOS, *words, EOS]
+    steps = [t[a, b, c].item() for a,b,c in zip(ids, ids[1:], ids[2:])]
+    if len(words)==LIMIT-2: steps[-1] = 0.
+    return sum(steps)/len(steps)**penalty
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('penalty', [0., .6, 1., 2.])
+def test_beam_search_against_all_reports(seed, penalty):
+    t,step = language(seed)
+    everything = [o for k in range(LIMIT-1) for o in itertools.product(WORDS, repeat=k)]
+    best = [max(everything, key=lambda o: value(t[i], o, penalty)) for i in range(len(t))]
+    words = lambda ids: [tuple(o for o in r if o>3) for r in ids.tolist()]
+    wide = words(search(step, 3, rules(LIMIT), len(everything), penalty, LIMIT)[0])
+    assert [value(t[i], o, penalty) for i,o in enumerate(wide)] == pytest.approx([value(t[i], o, penalty) for i,o in enumerate(best)], abs=1e-5)
+    for beams in (1, 2, 5):
+        some = words(search(step, 3, rules(LIMIT), beams, penalty, LIMIT)[0])
+        assert all(value(t[i], a, penalty)<=value(t[i], b, penalty)+1e-6 for i,(a,b) in enumerate(zip(some, best)))
+
+
+def test_a_beam_of_one_is_greedy_and_a_beam_finds_what_greedy_misses():
+    better = 0
+    for seed in range(10):
+        t,step = language(seed)
+        ids,_ = search(step, 3, rules(LIMIT), 1, 1., LIMIT)
+        for i,row in enumerate(ids.tolist()):
+            known,want = [0, SOS],[]
+            while not want or want[-1]!=EOS:
+                p = t[i, known[-2], known[-1]].clone(); p[[0, 1, 3]] = -torch.inf
+                want.append(EOS if len(want)==LIMIT-2 else p.argmax().item()); known.append(want[-1])
+            assert [o for o in row if o!=PAD] == want
+        wide,_ = search(step, 3, rules(LIMIT), 8, 1., LIMIT)
+        got = [[value(t[i], [o for o in r if o>3], 1.) for i,r in enumerate(x.tolist())] for x in (ids, wide)]
+        better += sum(b>a+1e-6 for a,b in zip(*got))
+    assert better >= 3
+
+
+def test_long_reports_are_favoured_by_the_length_penalty():
+    lengths = []
+    for penalty in (0., 1., 3.):
+        found = [search(language(s)[1], 3, rules(LIMIT), 121, penalty, LIMIT)[0] for s in range(8)]
+        lengths.append(sum((o!=PAD).sum().item() for o in found))
+    assert lengths[0] < lengths[1] < lengths[2]
+
+
+@pytest.mark.parametrize('beams', [1, 4])
+def test_a_report_does_not_depend_on_its_batch(beams):
+    dec,(memory,seen) = decoder(2),memories(6)
+    together,_ = write(dec, memory, seen, beams=beams, repetition=1.2)
+    for i in range(6):
+        alone,_ = write(dec, memory[i:i+1], seen[i:i+1], beams=beams, repetition=1.2)
+        assert [o for o in together[i].tolist() if o] == alone[0].tolist()
+
+
+# Rules
+
+@given(seed=st.integers(0, 10**6), sample=st.booleans(), beams=st.sampled_from([1, 2, 5]), max_len=st.integers(2, 24), least=st.integers(0, 24),
+       repetition=st.sampled_from([1., 1.5, 5.]), no_repeat=st.integers(0, 3), penalty=st.sampled_from([0., 1., 2.]))
+@settings(max_examples=80, deadline=None)
+def test_every_report_ends_once_within_its_limits(seed, sample, beams, max_len, least, repetition, no_repeat, penalty):
+    dec,(memory,seen),least = decoder(1, seed, sharp=2.),memories(3, seed=seed),min(least, max_len)
+    ids,logp = write(dec, memory, seen, beams=1 if sample else beams, sample=sample, seed=seed, length_penalty=penalty, max_len=max_len, min_len=least,
+                     repetition=repetition, no_repeat=no_repeat)
+    assert ids.shape == logp.shape and ids.shape[1]<max_len and (logp<=0).all() and (logp[ids==PAD]==0).all() and logp.isfinite().all()
+    for row in ids.tolist():
+        n = row.index(EOS)+1
+        assert row[n:] == [PAD]*(len(row)-n) and not set(row[:n-1]) & {PAD, SOS, EOS, 3} and least<=n+1<=max_len
+        runs = [tuple(row[i:i+no_repeat]) for i in range(n-no_repeat+1)] if no_repeat else []
+        assert len(set(runs)) == len(runs)
+
+
+def test_a_report_that_may_not_go_on_ends():
+    dec,(memory,seen) = decoder(max_len=60),memories(2)
+    for beams in (1, 3):                                        # 36 words, none twice: 50 tokens cannot be had
+        ids,_ = write(dec, memory, seen, min_len=50, no_repeat=1, beams=beams)
+        assert (ids==EOS).sum(1).tolist() == [1, 1] and ids.shape[1] == 37
+
+
+@pytest.mark.parametrize('least', [0, 2, 3, 5])
+def test_a_report_is_no_longer_than_its_least_length_asks(least):
+    "In a language that wants to end at once"
+    logp = torch.tensor([0, 0, 5., 0, 1, 0, 0]).log_softmax(-1)
+    for beams in (1, 3):
+        ids,_ = search(lambda ids, rows: logp.repeat(len(ids), 1), 2, rules(LIMIT, least), beams, 1., LIMIT)
+        assert ids.shape[1]+1 == max(least, 2)
+
+
+def test_drawn_words_follow_their_probabilities():
+    t,step = language(1, n=1)
+    n = 4000
+    big = lambda ids, rows: t[0, torch.zeros_like(ids[:, -1]), ids[:, -1]]
+    ids,_ = search(big, n, rules(3, temperature=2., top_k=3), max_len=3, gen=torch.Generator().manual_seed(0))
+    p = t[0, 0, SOS].clone(); p[[0, 1, 3]] = -torch.inf
+    p[p<p.topk(3)[0][-1]] = -torch.inf
+    share = torch.bincount(ids[:, 0], minlength=7)/n
+    torch.testing.assert_close(share, (p/2).softmax(-1), atol=.03, rtol=0)
+    assert (share>0).sum() == 3
+
+
+def test_seeds():
+    dec,(memory,seen) = decoder(sharp=1.),memories(4)
+    draw = lambda s, **kwargs: write(dec, memory, seen, sample=True, seed=s, **kwargs)[0].tolist()
+    assert draw(1) == draw(1) != draw(2)
+    assert draw(1, top_k=1) == write(dec, memory, seen)[0].tolist() == draw(2, temperature=1e-4) == draw(3, top_p=1e-6)
+
+
+@pytest.mark.parametrize('bad,says', [(dict(max_len=30), 'knows 24 places'), (dict(max_len=1), 'start and end are two'), (dict(min_len=25), 'after the least'),
+    (dict(beams=0), '0 beams'), (dict(top_p=.5), 'top_p is for sampling'), (dict(sample=True, top_p=1.5), 'at most 1'), (dict(repetition=0.), 'above 0'), (dict(sample=True, beams=2), 'has one')])
+def test_what_cannot_be_is_said(bad, says):
+    with pytest.raises(InputError, match=says): write(decoder(), *memories(2), **bad)
+
+
+# The model
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    tok = Tokenizer.train(['no effusion. the heart is large.', 'left effusion, no oedema']*4, vocab=300, max_len=20)
+    m = Refers(refers_config('tiny', vocab=len(tok), size=32, k=3, max_len=20)).eval()
+    with torch.no_grad(): m.decoder.words.weight *= 6
+    return m,tok
+
+
+@pytest.mark.parametrize('fusion', ['attention', 'gate'])
+def test_one_to_three_views(fusion, model):
+    torch.manual_seed(1)
+    m = model[0] if fusion=='attention' else Refers(refers_config('tiny', vocab=len(model[1]), size=32, fusion='gate', max_len=20))
+    views = torch.randn(4, 3, 1, 32, 32)
+    for n in (1, 2, 3):
+        out = generate(m, views[:, :n], torch.ones(4, n, dtype=torch.bool), model[1], dtype='fp32', attention=True)
+        full = generate(m, views, (torch.arange(3)<n).expand(4, 3), model[1], dtype='fp32')
+        assert out.tokens.tolist() == full.tokens.tolist() and out.attention.shape == (*out.tokens.shape, 3*4)
+        assert out.attention[..., n*4:].eq(0).all() and out.texts == [model[1].decode(o) for o in out.tokens]
+        torch.testing.assert_close(out.attention.sum(-1), torch.ones(out.tokens.shape), atol=1e-5, rtol=0)
+    with pytest.raises(InputError, match='4 views a study'): generate(m, torch.randn(1, 4, 1, 32, 32), torch.ones(1, 4, dtype=torch.bool), model[1])
+
+
+def test_attention_is_that_of_the_step(model):
+    "Memory that a step does not look at does not change it"
+    m,tok = model
+    out = generate(m, torch.randn(2, 3, 1, 32, 32), torch.ones(2, 3, dtype=torch.bool), tok, attention=True)
+    assert (out.attention>0).all() and out.attention.std()>0
+    memory,seen = memories(2)
+    dec = decoder(2)
+    report = torch.randint(4, V, (2, 6))
+    with torch.no_grad():
+        k,v = dec.layers[0].cross.keys(dec.memory(memory))
+        x = dec.layers[0]
+        h = x.norms[0](dec.embed(report) + x.attn(dec.embed(report), dec.embed(report), causal=True))
+        w = x.cross.weights(x.cross.split(x.cross.q(h)), k, seen[:, None, None])
+        torch.testing.assert_close(x.cross.out((w@v).transpose(1, 2).flatten(2)), x.cross(h, dec.memory(memory), seen[:, None, None]), atol=1e-5, rtol=0)
+        tables = dec.attention(report, memory, seen)
+    assert tables.shape == (2, 2, 4, 6, 12) and tables[..., ~seen[0]][:, 0].eq(0).all()
+    torch.testing.assert_close(tables[0], w)
+
+
+# A data set
+
+class Store:
+    "Images in memory"
+    def __init__(self, images, paths): self.images,self.at = images,{p: i for i,p in enumerate(paths)}
+    def rows(self, paths): return np.array([self.at[p] for p in paths])
+
+
+@pytest.fixture(scope='module')
+def studies():
+    "12 training studies, and 5 others that are copies of some of them; one of each has no report"
+    rng = np.random.default_rng(0)
+    images,copies = rng.integers(0, 256, (24, 32, 32), dtype=np.uint8),[7, 2, 11, 2, 0]
+    rows = [(f't{i:02}', 'train', v, f't{i}{v}', '' if i==4 else f'report number {"abcdefghijkl"[i]}.' if i!=9 else 'report number a.') for i in range(12) for v in ('LATERAL', 'PA')]
+    rows += [(f'v{j}', 'valid', v, f'v{j}{v}', '' if j==1 else f'true report {j}') for j in range(5) for v in ('PA', 'LATERAL')]
+    df = pd.DataFrame(rows, columns=['study', 'split', 'view', 'path', 'report']).assign(patient=lambda o: o['study'])
+    both = np.concatenate([images, np.concatenate([images[[2*i+1, 2*i]] for i in copies])])
+    return df.sample(frac=1, random_state=0), Store(both, df['path']), copies
+
+
+def test_every_report_belongs_to_its_study(model, studies):
+    df,store,copies = studies
+    w = written_reports(*model, df, store, writers={'greedy': {}, 'two': dict(beams=2)}, bs=3, dtype='fp32')
+    assert list(w) == ['true', 'greedy', 'two', 'most frequent', 'nearest'] and sorted(w.index) == ['v0', 'v2', 'v3', 'v4']
+    assert set(w['most frequent']) == {'report number a.'}
+    for name,row in w.iterrows():
+        j = int(name[1])
+        assert row['true'] == f'true report {j}' and row['nearest'] == f'report number {"abcdefghijkl"[copies[j]]}.'
+        x = torch.from_numpy(store.images[store.rows([f'v{j}PA', f'v{j}LATERAL'])])[None, :, None]
+        views = Augment(32)(x[0])[None]
+        assert generate(model[0], views, torch.ones(1, 2, dtype=torch.bool), model[1], dtype='fp32').texts == [row['greedy']]
+    everyone = generate_all(*model, df[df['split']=='valid'], store, dtype='fp32')
+    assert len(everyone) == 5 and everyone[w.index].tolist() == w['greedy'].tolist()
+
+
+def test_scores_stand_beside_those_of_the_baselines(model, studies):
+    df,store,_ = studies
+    w,scores = written_reports(*model, df, store, dtype='fp32'),evaluate_writing(*model, df, store, dtype='fp32')
+    assert list(scores.index) == ['greedy', 'beam 4', 'most frequent', 'nearest']
+    for k in scores.index: pd.testing.assert_series_equal(scores.loc[k, :'CIDEr-D'], report_metrics(w[k], w['true']), check_names=False)
+    with pytest.raises(InputError, match="split 'test' has a report"): written_reports(*model, df, store, 'test')
+
+
+def test_reports_of_files(model, studies, tmp_path):
+    _,store,_ = studies
+    for i in range(2): Image.fromarray(store.images[i]).save(tmp_path/f'{i}.png')
+    views,mask = file_views(model[0], [tmp_path/'0.png', tmp_path/'1.png'], stored=32)
+    torch.testing.assert_close(views[0], Augment(32)(torch.from_numpy(store.images[:2])[:, None]))
+    assert mask.tolist() == [[True, True]] and len(generate(model[0], views, mask, model[1]).texts) == 1
+    (tmp_path/'1.png').write_bytes(b'no image')
+    for bad,says in [([], '0 images'), ([tmp_path/'0.png']*4, '4 images.*one to 3'), ([tmp_path/'0.png', tmp_path/'1.png'], '1.png'), (tmp_path/'2.png', '2.png')]:
+        with pytest.raises(InputError, match=says): file_views(model[0], bad)
