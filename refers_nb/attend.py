@@ -160,9 +160,9 @@ def pointing_game(
     maps,          # Maps (n, gh, gw), the same for every finding, or {finding: maps}
     boxes,         # DataFrame: image (row in `maps`), finding, x0, y0, x1, y1 in pixels; several for one image count as one
     size,          # Side of the images in pixels, or (h, w)
-    margin:float=0., # Boxes are enlarged by so many cells of the map on each side; with .5 a cell that touches the box is a hit
+    margin:float=0., # Enlarge boxes by so many cells of the map on each side; .5: a cell that touches the box is a hit
 )->pd.DataFrame:   # By finding and for `all`: n, hits (a rate), low, high, chance, others
-    "Does the peak fall on the finding? (Zhang et al. 2018) Findings count as independent; `InputError` if a map is not finite"
+    "Does the peak fall on the finding? (Zhang et al. 2018) Findings count as independent; `InputError` for infinite maps"
     size,rows = (size, size) if np.isscalar(size) else tuple(size),{}
     for finding,b in boxes.groupby('finding', sort=False):
         m = np.asarray(maps[finding] if isinstance(maps, dict) else maps, dtype=float)
@@ -188,7 +188,7 @@ def match_attention(
     "What in the views speaks for a report: `gradient_attention` of their cosine; `InputError` without a report encoder"
     with evaluating(model):
         with torch.no_grad(): text = model.read(report, words)
-        if text is None: raise InputError('this model has no report encoder to compare a study with: look at `word_attention`')
+        if text is None: raise InputError('this model has no report encoder to compare with: look at `word_attention`')
         def score(tokens):                                                             # (n, 1+p, d): the n views that exist
             x = tokens.new_zeros(*mask.shape, *tokens.shape[1:]).index_put((mask,), tokens)
             return F.cosine_similarity(model.fusion(x, mask)[1], text)                 # (bs,)
@@ -231,7 +231,8 @@ def word_places(
         if o == tok.eos_id: break
         if o <= tok.mask_id: continue
         starts = tok.hf.id_to_token(o)[0] in 'Ġ▁'        # byte-level and sentencepiece pieces begin a new word so
-        if not starts and groups and all(tok.decode([report[j]]).isalnum() for j in (i, groups[-1][-1])): groups[-1].append(i)
+        goes_on = not starts and groups and all(tok.decode([report[j]]).isalnum() for j in (i, groups[-1][-1]))
+        if goes_on: groups[-1].append(i)
         else: groups.append([i])
     words = [tok.decode([report[i] for i in o]) for o in groups]
     return [(w, o) for w,o in zip(words, groups) if w]
