@@ -263,6 +263,7 @@ def compare_writers(
     uncertain:str='positive', # As for `clinical_f1`
 )->pd.DataFrame: # One row a writer: columns of `report_metrics`, clinical F1 micro and macro, abnormal (F1 of not being *No Finding*)
     "Words and findings of several writers side by side"
+    true = list(true) # a Series would be joined by its index
     abnormal = lambda o: label_reports(o)['No Finding'] == 0 # an empty report is neither
     def row(o):
         f,p,t = clinical_f1(o, true, uncertain)['f1'],abnormal(o),abnormal(true)

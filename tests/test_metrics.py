@@ -188,3 +188,10 @@ def test_real_most_frequent_report():
     often = baseline_reports(train, np.ones((len(train), 1)), np.ones((len(valid), 1)))['most frequent']
     row = compare_writers({'most frequent': often}, valid).iloc[0].round(3)
     assert len(valid) == 378 and row[['BLEU-1', 'BLEU-4', 'ROUGE-L', 'CIDEr-D']].tolist() == [.216, .066, .337, .169] and row[['micro F1', 'macro F1', 'abnormal F1']].eq(0).all()
+
+
+def test_writers_are_compared_by_place_and_not_by_the_index_of_a_series():
+    true = ['There is a large left pleural effusion.', 'The heart is enlarged.', 'No acute disease. Lungs are clear.']
+    want = compare_writers(dict(same=true), true)
+    assert want.loc['same', 'abnormal F1'] == 1
+    pd.testing.assert_frame_equal(compare_writers(dict(same=true), pd.Series(true, index=[7, 3, 'a'])), want)
