@@ -138,7 +138,7 @@ def wilson(
     n,    # Trials
     z:float=1.96, # Quantile of the normal distribution (1.96: 95 %)
 )->tuple: # Lower and upper end
-    "Interval of a rate (Wilson 1927)"
+    "Interval of a rate (Wilson 1927); that of `scipy.stats.binomtest` knows whole numbers only, and peaks can be shared"
     p,d = hits/n,1 + z**2/n
     mid,half = (p + z**2/(2*n))/d,z*np.sqrt(p*(1-p)/n + z**2/(4*n**2))/d
     return mid-half, mid+half

@@ -43,6 +43,7 @@ def _options(text, s):
         k,eq,v = (x.strip() for x in o.partition('='))
         if not eq or not k or not v: raise InputError(f'--options {text}: expected name=value, comma between, not {o!r}')
         res[k] = dict(yes=True, no=False).get(v.lower(), v)
+    if res.get('lists') == '-' and s.data.lists is None: raise InputError('no folder for lists: set it in [data] of settings.ini, or give it')
     if res.get('lists') == '-': res['lists'] = s.data.lists
     return res
 

@@ -245,7 +245,11 @@ def clinical_f1(
     uncertain:str='positive',  # What uncertain findings count as: positive, negative, or missing (the pair is left out)
 )->pd.DataFrame:               # Rows findings, micro, macro; columns precision, recall, f1, support (true reports that have it)
     "How many findings of true reports are in the written ones, and the reverse; NaN where there is nothing to divide by"
-    p,t = (labels_from(label_reports(o), uncertain, 'negative') for o in check_reports(written, true))
+    return _f1(*map(label_reports, check_reports(written, true)), uncertain)
+
+def _f1(p, t, uncertain):
+    "`clinical_f1` of annotations (n, 14)"
+    p,t = (labels_from(o, uncertain, 'negative') for o in (p, t))
     known = p.notna() & t.notna()
     n = pd.DataFrame({'hit': ((p == 1) & (t == 1)).sum(), 'said': ((p == 1) & known).sum(), 'support': ((t == 1) & known).sum()})
     n.loc['micro'] = n.loc[FINDINGS[1:]].sum()
@@ -263,9 +267,11 @@ def compare_writers(
     uncertain:str='positive', # As for `clinical_f1`
 )->pd.DataFrame: # One row a writer: columns of `report_metrics`, clinical F1 micro and macro, abnormal (F1 of not being *No Finding*)
     "Words and findings of several writers side by side"
-    true = list(true) # a Series would be joined by its index
-    abnormal = lambda o: label_reports(o)['No Finding'] == 0 # an empty report is neither
-    def row(o):
-        f,p,t = clinical_f1(o, true, uncertain)['f1'],abnormal(o),abnormal(true)
-        return {**report_metrics(o, true), 'micro F1': f['micro'], 'macro F1': f['macro'], 'abnormal F1': 2*(p & t).sum()/max(1, p.sum() + t.sum())}
-    return pd.DataFrame({k: row(list(o)) for k,o in writers.items()}).T
+    true = check_reports(true, true)[1]
+    told = label_reports(true)
+    def row(written):
+        written,_ = check_reports(written, true)
+        said = label_reports(written)
+        f,(p,t) = _f1(said, told, uncertain)['f1'],(o['No Finding'] == 0 for o in (said, told)) # an empty report is neither
+        return {**report_metrics(written, true), 'micro F1': f['micro'], 'macro F1': f['macro'], 'abnormal F1': 2*(p & t).sum()/max(1, p.sum() + t.sum())}
+    return pd.DataFrame({k: row(o) for k,o in writers.items()}).T

@@ -45,7 +45,7 @@ def denormalise(x):
 FRONTAL = ('PA', 'AP', 'UNKNOWN', 'LATERAL', 'OTHER')   # order of views for evaluation
 
 class StudyItems:
-    "Studies of one split that have a report; an item is (`Views` 8-bit (k, 1, h, w), mask (k,), `TensorReport` (t,))"
+    "Studies of one split; an item is (`Views` 8-bit (k, 1, h, w), mask (k,), `TensorReport` (t,))"
     def __init__(self,
         df,               # Study table, one row an image, one split
         store,            # Image store that holds the table's paths
@@ -54,11 +54,12 @@ class StudyItems:
         train:bool=False, # Draw views and flips at random
         flip:float=.5,    # Chance to flip a study in training (paper: 0.5)
         seed:int=0,       # Seed of what is drawn
+        told:bool=True,   # Only studies that have a report
     ):
         store_attr('store,tok,k,train,flip,seed')
         df = df.iloc[np.argsort([FRONTAL.index(o) for o in df.view], kind='stable')]
         studies = by_study(df)
-        studies = studies[studies.report.str.strip()!='']
+        if told: studies = studies[studies.report.str.strip()!='']
         if not len(studies): raise InputError('No study with a report in this split: pre-training needs reports.')
         rows = store.rows(df.path)
         self.studies,self.reports = studies.study.tolist(),studies.report.tolist()

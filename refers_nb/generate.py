@@ -17,7 +17,7 @@ from .core import InputError, precision, progress
 from .data import Augment, StudyItems, StudyLoader, Views
 from .metrics import baseline_reports
 from .radiograph import load_radiograph
-from .represent import study_vectors
+from .represent import all_views, as_study, study_vectors
 from .studies import by_study
 from .tokens import Tokenizer
 
@@ -124,15 +124,6 @@ Written = namedtuple('Written', 'texts tokens logp attention')
 Written.__doc__ = """Of `generate`: texts, list of bs; tokens (bs, t), without the start, after the end padding; logp (bs, t), natural logarithms of the
 probabilities that the model gave them, before any rule; attention (bs, t, k*p) to the patches while each token was chosen, the mean over layers and heads, or None"""
 
-def _all_views(views, mask, k):
-    "Views (bs, k, c, h, w) and mask (bs, k), filled up with views that do not exist"
-    views,mask = (o.as_subclass(torch.Tensor) for o in (views, mask))
-    if views.ndim!=5 or views.shape[:2]!=mask.shape: raise InputError(f'views {tuple(views.shape)} and mask {tuple(mask.shape)}: expected (bs, k, c, h, w) and (bs, k)')
-    if mask.shape[1]>k: raise InputError(f'{mask.shape[1]} views a study, but the model was trained with {k} at most')
-    if not mask.any(1).all(): raise InputError(f'study {int((~mask.any(1)).nonzero()[0])} of the batch has no view')
-    more = k-mask.shape[1]
-    return torch.cat([views, views.new_zeros(len(views), more, *views.shape[2:])], 1), torch.cat([mask, mask.new_zeros(len(mask), more)], 1)
-
 @torch.no_grad()
 def generate(
     model,                # `Refers`
@@ -146,7 +137,7 @@ def generate(
     "Write a report for each study; `InputError` for a study without views or with too many. Not for clinical use"
     model.eval()
     dev = next(model.parameters()).device
-    dtype,(views,mask) = precision(dtype, dev),(o.to(dev) for o in _all_views(views, mask, model.config['k']))
+    dtype,(views,mask) = precision(dtype, dev),(o.to(dev) for o in all_views(views, mask, model.config['k']))
     with torch.autocast(dev.type, dtype, enabled=dtype!=torch.float32): memory,_,w = model.fusion(model.see(views, mask), mask)
     memory,seen = memory.float(),mask.repeat_interleave(w.shape[-1], dim=1)            # (bs, k*p, d), (bs, k*p)
     ids,logp = write(model.decoder, memory, seen, **kwargs)
@@ -167,7 +158,7 @@ def generate_all(
     **kwargs       # Of `generate` and `write`
 )->pd.Series:      # Reports by study
     "A report for every study of a table, from its first views (frontal before lateral)"
-    items = StudyItems(df.assign(report='none'), store, tok, model.config['k'])        # a loader leaves out what has no report
+    items = StudyItems(df, store, tok, model.config['k'], told=False)
     dl = StudyLoader(items, bs, Augment(model.config['vision']['size']))
     texts = [o for views,mask,_ in progress(dl, total=len(dl), desc=desc) for o in generate(model, views, mask, tok, **kwargs).texts]
     return pd.Series(texts, index=pd.Index(items.studies, name='study'))
@@ -218,7 +209,7 @@ def show_written(
 ):
     "Views of the first studies with reports beside them"
     names = list(written.index[:max_n])
-    items = StudyItems(df[df.study.isin(names)].assign(report='none'), store, None, k)
+    items = StudyItems(df[df.study.isin(names)], store, None, k, told=False)
     rows = dict(zip(items.studies, items.rows))
     fig,axs = plt.subplots(len(names), k+1, figsize=(8, max(1.3, .62*len(columns))*len(names)), width_ratios=[1]*k+[5-k], squeeze=False, layout='constrained')
     for ax,name in zip(axs, names):
@@ -239,6 +230,4 @@ def file_views(
     "What `generate` needs of one study; `InputError` for too many views, or one that cannot be read"
     paths,k = [paths] if isinstance(paths, (str, Path)) else list(paths),model.config['k']
     if not 1<=len(paths)<=k: raise InputError(f'{len(paths)} images: give the views of one study, one to {k} for this model')
-    x = torch.from_numpy(np.stack([load_radiograph(o, stored, fit) for o in paths]))[:, None]
-    x = Augment(model.config['vision']['size'])(x)[None]
-    return x, torch.ones(x.shape[:2], dtype=torch.bool)
+    return as_study(model, np.stack([load_radiograph(o, stored, fit) for o in paths]))

@@ -15,6 +15,7 @@ from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.learner import Metric
 from fastcore.imports import in_notebook, noop
 from functools import partial
+from types import SimpleNamespace
 from .callbacks import (Checkpoint, Precision, ResumableLearner, SaveHistory, StopOnNonFinite,
                                  adamw, paper_sgd, warmup_cosine)
 from .core import InputError, device, precision, run_record
@@ -143,6 +144,34 @@ class Board(Callback):
         for n,v in zip(self.recorder.metric_names[1:], self.recorder.values[-1]): self.writer.add_scalar(f'epoch/{n}', v, self.train_iter)
     def after_fit(self): self.writer.close()
 
+# %% ../nbs/33_pretrain.ipynb #1c5be6b2
+def _learner(df, table, out, a, dev, workers, opt):
+    "Learner with the arguments `a` of `pretrain` and `opt` of `pretrain_learner`, its tokenizer"
+    torch.manual_seed(a.seed)
+    tok,store = _tokenizer(out/'tokenizer.json', df, a.vocab, a.max_len),ImageStore(Path(table).parent if Path(table).is_file() else table)
+    augment = Augment(a.size, (a.scale, 1.), light=a.light, rotate=a.rotate)
+    dls,drop = study_dls(df, store, tok, a.size, a.k, a.bs, a.seed, a.flip, augment, dev, workers),dict(dropout=a.dropout)
+    model = refers_model(a.preset, a.weights, vocab=len(tok), size=a.size, k=a.k, fusion=a.fusion, max_len=a.max_len,
+                         drop_path=a.drop_path, text=drop, decoder=drop)
+    loss = RefersLoss(a.tau, a.lam, a.gen, a.match, a.learn_tau, a.mask_same, tok.pad_id)
+    return quiet(pretrain_learner(dls, model, loss, vision_lr=a.vision_lr, dtype=precision(a.dtype, dev), **opt)),tok
+
+def _run(table, out, args, opt, workers, save_every, tensorboard):
+    "The run of `pretrain` in `out`: what makes it another one is in `args` and `opt`, the rest may differ when it goes on"
+    df,a = read_studies(table),SimpleNamespace(**args)
+    dev = device(a.dev)
+    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
+    if (out/'checkpoint').exists(): return _finished(out, args)
+    learn,tok = _learner(df, table, out, a, dev, workers, opt)
+    record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), learn.dls.loaders)})
+    cbs = [warmup_cosine(learn.max_lrs, a.warmup), Checkpoint(out/'state.pt', save_every, a.seed, args), SaveHistory(out/'history.csv')]
+    with record:
+        learn.fit(a.epochs, cbs=cbs + ([Board(out/'tensorboard')] if tensorboard else []))
+        last = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
+        start = a.weights and Path(str(a.weights)).name    # a shared checkpoint tells no paths
+        save_checkpoint(learn.model, tok, out/'checkpoint', training=dict(args, weights=start, **last))
+    return out/'checkpoint'
+
 # %% ../nbs/33_pretrain.ipynb #a67e37b7
 def pretrain(
     table,                  # Prepared folder (`refers-prep`), or its studies.parquet
@@ -180,23 +209,5 @@ def pretrain(
 )->Path:                    # The checkpoint, `out/checkpoint`
     "Pre-train on the studies of a prepared folder; resumes, returns at once when done"
     vision_lr = vision_lr or (.2 if weights else 1.)
-    args,out = {k:v for k,v in locals().items() if k not in ('out', 'kwargs', 'table', 'workers', 'save_every', 'tensorboard')} | kwargs,Path(out)
-    df,dev = read_studies(table),device(dev)
-    args.update(dev=dev.type, dtype=str(precision(dtype, dev)).removeprefix('torch.'), weights=None if weights is None else str(weights))
-    if (out/'checkpoint').exists(): return _finished(out, args)
-    torch.manual_seed(seed)
-    tok,store = _tokenizer(out/'tokenizer.json', df, vocab, max_len),ImageStore(Path(table).parent if Path(table).is_file() else table)
-    dls = study_dls(df, store, tok, size, k, bs, seed, flip, Augment(size, (scale, 1.), light=light, rotate=rotate), dev, workers)
-    drop = dict(dropout=dropout)
-    model = refers_model(preset, weights, vocab=len(tok), size=size, k=k, fusion=fusion, max_len=max_len, drop_path=drop_path,
-                         text=drop, decoder=drop)
-    loss = RefersLoss(tau, lam, gen, match, learn_tau, mask_same, tok.pad_id)
-    learn = quiet(pretrain_learner(dls, model, loss, vision_lr=vision_lr, dtype=precision(dtype, dev), **kwargs))
-    record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), dls.loaders)})
-    cbs = [warmup_cosine(learn.max_lrs, warmup), Checkpoint(out/'state.pt', save_every, seed, args), SaveHistory(out/'history.csv')]
-    with record: 
-        learn.fit(epochs, cbs=cbs + ([Board(out/'tensorboard')] if tensorboard else []))
-        last = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
-        start = weights and Path(str(weights)).name    # a shared checkpoint tells no paths
-        save_checkpoint(learn.model, tok, out/'checkpoint', training=dict(args, weights=start, **last))
-    return out/'checkpoint'
+    args = {k:v for k,v in locals().items() if k not in ('table', 'out', 'workers', 'save_every', 'tensorboard', 'kwargs')}
+    return _run(table, Path(out), args, kwargs, workers, save_every, tensorboard)

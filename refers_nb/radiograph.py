@@ -328,6 +328,7 @@ def _pool(workers):
         if not n: raise InputError(f'workers={workers!r}: that Dask scheduler has no workers (dask worker ADDRESS starts one)')
         yield client.get_executor(pure=False),n
 
+# %% ../nbs/12_radiograph.ipynb #cba82a76
 def _each(f, jobs, workers):
     "Yield `f(*job)` of every job, in any order; at most two jobs a process are under way or unread"
     from concurrent.futures import FIRST_COMPLETED, wait

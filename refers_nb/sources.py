@@ -9,7 +9,7 @@ __all__ = ['IMAGE_TYPES', 'EXPECTED', 'MESH', 'NIH14', 'VINBIG', 'RELEASED', 'SO
            'folder', 'phantom_studies', 'phantom', 'verify_checksums', 'prepare']
 
 # %% ../nbs/15_sources.ipynb #f15fabfc
-import codecs, fnmatch, hashlib, inspect, os, posixpath, re, unicodedata, warnings, zipfile
+import bz2, codecs, fnmatch, gzip, hashlib, inspect, io, lzma, os, posixpath, re, unicodedata, warnings, zipfile
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from .core import InputError, atomic, progress, run_record
 from .radiograph import ImageStore, check_paths, dicom_view
-from .report import clean, findings_impression, report_text, used_sections
+from .report import clean, findings_impression, read_report, report_text
 from .studies import (COLUMNS, check_studies, describe, duplicates, label_names, plot_studies, split_patients,
                       standard_view, write_fractions, write_studies)
 
@@ -84,6 +84,13 @@ def _checked(df, path, *cols):
     if not len(df): raise InputError(f'{path}: no rows below the header')
     return df
 
+def _unpacked(path):
+    "Bytes of a file that may be compressed"
+    path,kinds = Path(path),{'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
+    if path.suffix == '.zip':
+        with zipfile.ZipFile(path) as z: return z.read(z.namelist()[0])
+    with kinds.get(path.suffix, open)(path, 'rb') as f: return f.read()
+
 def read_csv(
     path,   # CSV file, may be compressed
     *cols,  # Columns that must be there
@@ -91,9 +98,11 @@ def read_csv(
 ):          # DataFrame, every cell text or missing, without empty rows
     "Read a CSV as text; a file that is none, or lacks a column, has one twice or has no rows, is an `InputError` that says so"
     try:
+        data = _unpacked(path)
+        if b'\0' in data: raise ValueError('it holds NUL bytes, at which some versions of pandas cut a cell; save it as UTF-8')
         with warnings.catch_warnings():
             warnings.simplefilter('error', pd.errors.ParserWarning) # rows with more cells than the header
-            df = pd.read_csv(path, dtype='str', index_col=False, **{'encoding': 'utf-8-sig', **kw})
+            df = pd.read_csv(io.BytesIO(data), dtype='str', index_col=False, **{'encoding': 'utf-8-sig', **kw})
     except UnicodeDecodeError as e:
         raise InputError(f'{path}: not a CSV file that can be read: byte {e.start} is not UTF-8; save it as UTF-8') from None
     except Exception as e: raise InputError(f'{path}: not a CSV file that can be read ({_line(e, 150)})') from None
@@ -286,7 +295,8 @@ def _mimic_reports(df, raw, reports, notes):
         texts.append('' if data is None else _text(data))
     _tell(notes, bad, 'report', 'reports', f'cannot be read from {path.name if path else raw}; download again. The text is empty.')
     _tell(notes, texts.count('') - bad, 'study of the table has', 'studies of the table have', 'no report; the text is empty.')
-    return pd.DataFrame(dict(study=studies['study'], report=map(findings_impression, texts), sections=map(used_sections, texts)))
+    read = pd.DataFrame(map(read_report, texts), columns=['report', 'sections'])
+    return read.assign(study=studies['study'].values)
 
 def _annotations(path, by):
     "Annotations of a CSV by study: a float32 column a finding, 1, 0, -1 or NaN"
@@ -396,6 +406,7 @@ def _openi_views(images, raw, guess, notes):
     if guess: notes.append('Open-i does not tell projections: guessed from file names, right for about 94 % of those that are not UNKNOWN.')
     return name.str.extract(r'-(\d+)$')[0].map(_HINT if guess else {})
 
+# %% ../nbs/15_sources.ipynb #082ec0c6
 def _indiana_reports(df, path):
     "Labels, report and sections by uid"
     df = _unique(df[['uid', 'MeSH', 'findings', 'impression']], path, 'uid').set_index('uid')
@@ -441,6 +452,7 @@ VINBIG = ['Aortic enlargement', 'Atelectasis', 'Pneumothorax', 'Lung Opacity', '
 RELEASED = dict(nih14=('NIH_ChestX-ray', NIH14), vinbig=('VinBigData_Chest_X-ray', VINBIG),
                 shenzhen=('Shenzhen_Tuberculosis', ['normal', 'tuberculosis']), covid=('COVID-19_Image_Data_Collection', ['other', 'COVID-19']))
 
+# %% ../nbs/15_sources.ipynb #4e81a801
 def _lines(path):
     "Yield (number, line) of a text file, without empty lines and spaces around"
     try: text = path.read_text(encoding='utf-8-sig')
@@ -455,6 +467,7 @@ def _list(path, n):
             raise InputError(f'{path}:{i}: expected a file name and {n} times 0 or 1, not {line[:80]!r}')
         yield name,[float(v) for v in values]
 
+# %% ../nbs/15_sources.ipynb #141ffa4d
 def released_lists(
     folder,     # DataProcessed of the REFERS release, or the folder of one data set in it
     source:str, # nih14, vinbig, shenzhen or covid
@@ -473,6 +486,7 @@ def released_lists(
     if df.index.duplicated().any(): raise InputError(f'{files[0].parent}: {_line(df.index[df.index.duplicated()][0])} is listed twice')
     return df
 
+# %% ../nbs/15_sources.ipynb #75f2b026
 def listed(
     names,      # Series of file names or ids
     lists,      # By `released_lists`
@@ -668,9 +682,9 @@ def shenzhen(
 _NAMES = re.compile(r'covid|corona ?virus|n-?cov\b|\bsars\b|sars[- ]?cov|\bcov-?2\b|wuhan|\bmers\b|\brt-?pcr|'
                     r'klebsiella|legionella|influenza|pneumocystis|lipoid pn|varicella|streptococ|mycoplasma', re.I)
 
-def _covid_label(df, own, lists):
-    "COVID-19 as 1, 0 or missing: from the lists where there are some, else from `finding`"
-    if lists: return listed(df['filename'], released_lists(lists, 'covid'), 'COVID-19')
+def _covid_label(df, own, rows):
+    "COVID-19 as 1, 0 or missing: from the `rows` of the lists where there are some, else from `finding`"
+    if rows is not None: return listed(df['filename'], rows, 'COVID-19')
     if own is not None:
         said = _column(own, 'filename', 'covid')
         bad = said.notna() & ~said.isin(['0', '1', '0.0', '1.0'])
@@ -693,15 +707,15 @@ def covid(
     known,df,own = set(df['filename'][~xray]),df[xray].reset_index(drop=True),_optional(raw, 'split.csv')
     visit = df[[c for c in ('offset', 'date') if c in df]].fillna('').agg('/'.join, axis=1)
     note,path = df['clinical_notes'].map(clean),locate(df['filename'], raw)
-    named = note.str.contains(_NAMES)
+    named,rows = note.str.contains(_NAMES),released_lists(lists, 'covid') if lists else None
     df = df.assign(patient=df['patientid'], study=df['patientid'] + '/' + visit, view=df['view'].map(standard_view),
-                   report=note.where(~named, ''), path=path, **{'label:COVID-19': _covid_label(df, own, lists)})
+                   report=note.where(~named, ''), path=path, **{'label:COVID-19': _covid_label(df, own, rows)})
     for c,f in dict(age=_years, sex=_sex).items():
         if c in df: df[c] = f(df[c])
     df['report'] = df.groupby('study')['report'].transform(lambda o: ' '.join(dict.fromkeys(x for x in o if x)))
     _tell(notes, named.sum(), 'clinical note names', 'clinical notes name', 'the disease, its test or another germ; no text is taken from there.')
     if lists:
-        split = listed(df['filename'], released_lists(lists, 'covid'))
+        split = listed(df['filename'], rows)
         notes.append('Split and labels of the REFERS release.')
     else: split = _own_split(df, own, 'filename', 'refers_split', notes)
     extra = [p for p in path.attrs['extra'] if os.path.basename(p) not in known]
@@ -739,7 +753,7 @@ def _whole_table(path):
     except Exception as e: raise InputError(f'{path}: not a table that can be read ({_line(e, 150)})') from None
     df = df.rename(columns=str)
     if not df.columns.is_unique: raise InputError(f'{path}: has the column {_line(df.columns[df.columns.duplicated()][0])!r} twice; rename one')
-    return _checked(df.apply(lambda o: o.map(str, na_action='ignore')).astype('str'), path)
+    return _checked(df.apply(lambda o: o.map(str, na_action='ignore')).astype('object'), path)
 
 def _separator(path):
     "The separator of a CSV file by its first line: comma, semicolon (Excel in much of Europe) or tab"
@@ -763,7 +777,7 @@ def _own_columns(df, path):
 
 def _own_labels(df, labels, path):
     "DataFrame of findings with 1, 0, -1 and NaN; the columns they came from"
-    text = df.astype('str').apply(lambda o: o.str.strip().fillna(''))
+    text = df.fillna('').astype('str').apply(lambda o: o.str.strip())
     named = [o.strip() for o in (re.split('[;,]', labels) if isinstance(labels, str) else labels or ()) if o.strip()]
     if gone := [c for c in named if c not in df]: raise InputError(f"{path}: no column {gone[0]!r}; it has {_line(', '.join(map(str, df.columns)))}")
     cols = named or [c for c in df if str(c).startswith('label:')]
@@ -788,7 +802,7 @@ def _words(text):
 # %% ../nbs/15_sources.ipynb #30a6fc4a
 def _own_paths(names, root, path):
     "Paths relative to `root`; an absolute one that leads into it counts"
-    names = names.astype('str').str.strip().fillna('')
+    names = names.fillna('').astype('str').str.strip()
     for inside in {os.path.join(o, '') for o in (root.resolve(), root.absolute())}: names = names.str.removeprefix(inside)
     names = names.map(lambda o: o.replace('\\', '/') if not re.match(r'[A-Za-z]:|\\', o) else o)
     try: check_paths(names)
@@ -807,12 +821,13 @@ def _own_rows(df, root, file):
     view = df['view'].map(standard_view) if 'view' in df else _dicom_views(path, root, 'UNKNOWN')
     out = df.assign(patient=text['patient'].where(text['patient'] != '', study), study=study, name=name, path=path, view=view)
     parts = text[['findings', 'impression']].map(clean)
-    if 'report' in df: out = out.assign(report=text['report'].map(findings_impression), sections=text['report'].map(used_sections))
+    if 'report' in df: out[['report', 'sections']] = [read_report(o) for o in text['report']]
     else: out = out.assign(report=[report_text(*o) for o in parts.values], sections=_sections(parts))
     for c,f in dict(age=_years, sex=_sex).items():
         if c in df: out[c] = f(df[c])
     return out,path.attrs['extra'],notes
 
+# %% ../nbs/15_sources.ipynb #73822e8d
 def folder(
     raw,         # A table of images (CSV, Excel, Parquet), or the folder that holds it; images lie below the table's folder
     labels=None, # Columns that are findings, ; between; default: columns `label:…`, else all that hold only 0 and 1
@@ -885,7 +900,10 @@ def verify_checksums(
     if not todo: raise InputError(f'{path}: no checksums in it')
     def status(want, kind, p):
         if not (root/p).is_file(): return 'missing'
-        with open(root/p, 'rb') as f: return 'ok' if hashlib.file_digest(f, kind).hexdigest() == want else 'changed'
+        h = hashlib.new(kind)
+        with open(root/p, 'rb') as f:
+            for part in iter(lambda: f.read(2**20), b''): h.update(part)
+        return 'ok' if h.hexdigest() == want else 'changed'
     return pd.DataFrame([(p, status(want, kind, p)) for want,kind,p in progress(todo, desc='checksums')], columns=['path', 'status'])
 
 # %% ../nbs/15_sources.ipynb #71cc7618
@@ -924,11 +942,12 @@ def _report(df, store, out, source, gaps, pairs, drawn):
     for name in ('fractions.csv', 'boxes.csv'): (out/name).unlink(missing_ok=True) # of an earlier run, with other options
     if label_names(df) and (df['split'] == 'train').any(): write_fractions(df, out)
     if drawn is not None: _csv(drawn[drawn['path'].isin(df['path'])], out/'boxes.csv')
-    card = describe(df, store)
+    card = describe(df, store, pairs[pairs['path_a'].isin(df['path']) & pairs['path_b'].isin(df['path'])])
     with atomic(out/'card.md') as tmp: tmp.write_text(f'# {source}\n\n{card}\n', encoding='utf-8')
     fig = plot_studies(df, store)
     with atomic(out/'card.png') as tmp: fig.savefig(tmp, dpi=110, format='png')
 
+# %% ../nbs/15_sources.ipynb #5c6a35f8
 def _as_listed(checksums):
     "`InputError` for the first file that is not as a list of checksums says"
     o = verify_checksums(checksums)
@@ -946,6 +965,7 @@ def _raw_table(source, raw, out, checksums, kw):
     gone = [(o, 'named, not here') for o in df.attrs.pop('missing')] + [(o, 'here, not named') for o in df.attrs.pop('extra')]
     return df,pd.DataFrame(gone, columns=['image', 'what']),boxes(source, raw, df)
 
+# %% ../nbs/15_sources.ipynb #4f3663a3
 def prepare(
     source:str,             # Name in `SOURCES`
     raw,                    # Folder of the download, not changed; for folder a table or its folder; for phantom the number of studies

@@ -9,7 +9,7 @@ __all__ = ['mean_pool', 'ReportEncoder', 'freeze']
 import json
 import torch
 from torch import nn
-from fastcore.basics import store_attr
+from fastcore.basics import patch, store_attr
 from transformers import AutoConfig, AutoModel
 from .core import InputError
 
@@ -63,11 +63,12 @@ class ReportEncoder(nn.Module):
             if x is None: x = o.last_hidden_state[:, 0]
         return self.proj(x)                          # (bs, out)
 
-    @property
-    def hf_config(self):
-        "What `transformers` needs to build this encoder again: a dictionary that JSON can hold"
-        c = self.bert.config
-        return json.loads(c.to_json_string(use_diff=True)) | dict(model_type=c.model_type)
+# %% ../nbs/22_textenc.ipynb #be539696
+@patch(as_prop=True)
+def hf_config(self:ReportEncoder):
+    "What `transformers` needs to build this encoder again: a dictionary that JSON can hold"
+    c = self.bert.config
+    return json.loads(c.to_json_string(use_diff=True)) | dict(model_type=c.model_type)
 
 # %% ../nbs/22_textenc.ipynb #f0f84ea7
 def freeze(

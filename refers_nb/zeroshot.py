@@ -14,10 +14,11 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, torch, torch.nn.func
 from fastcore.basics import patch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy.special import expit
 from .core import InputError, atomic
 from .data import FRONTAL, Augment
 from .metrics import auroc
-from .represent import study_vectors, text_vectors
+from .represent import study_vector, study_vectors, text_vectors
 from .studies import label_names
 
 # %% ../nbs/44_zeroshot.ipynb #f6c8d4ab
@@ -33,8 +34,6 @@ def finding_prompts(
     "Prompts of a finding from its names"
     say = lambda forms: [o[0].upper() + o[1:] for n in names for o in (f.format(n) for f in forms)]
     return Prompts([*say(_PRESENT), *present], [*say(_ABSENT), *absent])
-
-finding_prompts('tuberculosis')
 
 # %% ../nbs/44_zeroshot.ipynb #cea42d60
 _CLEAR = 'The lungs are clear.'
@@ -126,7 +125,7 @@ def zero_shot_scores(
     if bad: raise InputError(f'own prompts of {bad[0]!r}: expected two lists, sentences that affirm it and sentences that deny it')
     query = np.stack([prompt_vector(model, tok, *o, wrap) for o in ask.values()])
     names,v = study_vectors(model, tok, df, store, **kwargs)
-    return pd.DataFrame(1/(1 + np.exp(-v.numpy() @ query.T/tau)), index=pd.Index(names, name='study'), columns=list(ask))
+    return pd.DataFrame(expit(v.numpy() @ query.T/tau), index=pd.Index(names, name='study'), columns=list(ask))
 
 # %% ../nbs/44_zeroshot.ipynb #3d97e14a
 def study_labels(
@@ -252,7 +251,6 @@ def by_study(self:SearchIndex,
     return self._answer(self.vectors[at[0]], k, np.flatnonzero(same))
 
 @patch
-@torch.no_grad()
 def by_image(self:SearchIndex,
     model,       # The `Refers` that made the index
     images,      # 8-bit image (h, w), or a list of views of one study, alike in size, as `load_radiograph` gives them
@@ -260,15 +258,8 @@ def by_image(self:SearchIndex,
 )->pd.DataFrame: # Best first
     "Studies that look like images"
     self._check(model)
-    x = np.stack(images) if isinstance(images, (list, tuple)) else np.asarray(images)
-    x = x[None] if x.ndim==2 else x
-    if x.ndim!=3 or x.dtype!=np.uint8 or len(x)>model.config['k']:
-        raise InputError(f'images are {x.dtype} {x.shape}: expected at most {model.config["k"]} views, 8-bit grey, (h, w) each')
-    model.eval()
-    dev = next(model.parameters()).device
-    views = Augment(model.config['vision']['size'])(torch.from_numpy(x)[:, None].to(dev))[None]     # (1, k, 1, size, size)
-    mask = torch.ones(views.shape[:2], dtype=torch.bool, device=dev)
-    return self._answer(F.normalize(model.fusion(model.see(views, mask), mask)[1].float(), dim=-1).cpu().numpy(), k)
+    x = np.asarray(images)
+    return self._answer(study_vector(model, x[None] if x.ndim==2 else x).numpy(), k)
 
 # %% ../nbs/44_zeroshot.ipynb #998496ea
 def show_hits(

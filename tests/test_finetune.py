@@ -3,6 +3,7 @@ import json
 
 import numpy as np, pandas as pd, pytest, torch
 
+from memory import Store
 from refers_nb.core import InputError
 from refers_nb.evaluate import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
 from refers_nb.finetune import (BudgetLoader, Classifier, default_steps, encoder_from, finetune, finetune_learner, labelled,
@@ -11,12 +12,6 @@ from refers_nb.hub import load_checkpoint, save_checkpoint
 from refers_nb.metrics import macro_auroc
 
 SMALL = dict(size=32, bs=8, steps=6, evals=2, device='cpu', precision='fp32')
-
-
-class Store:
-    "Images in memory, found by path"
-    def __init__(self, images, paths): self.images,self.at = images,{p: i for i,p in enumerate(paths)}
-    def rows(self, paths): return np.array([self.at[p] for p in paths])
 
 
 def make(n=90, seed=0):

@@ -5,6 +5,7 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from memory import Store
 from refers_nb.core import InputError
 from refers_nb.data import Augment
 from refers_nb.decoder import ReportDecoder
@@ -255,12 +256,6 @@ def test_attention_is_that_of_the_step(model):
 
 
 # A data set
-
-class Store:
-    "Images in memory"
-    def __init__(self, images, paths): self.images,self.at = images,{p: i for i,p in enumerate(paths)}
-    def rows(self, paths): return np.array([self.at[p] for p in paths])
-
 
 @pytest.fixture(scope='module')
 def studies():

@@ -2,6 +2,7 @@
 import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 
+from memory import Store
 from refers_nb.clinical import FINDINGS
 from refers_nb.core import InputError
 from refers_nb.phantom import FINDINGS as PHANTOM
@@ -13,12 +14,6 @@ from refers_nb.zeroshot import (PLAIN, PROMPTS, WRAP, Prompts, SearchIndex, find
                                 zero_shot_scores)
 
 TEXTS = ['Left pleural effusion.', 'No pleural effusion. The lungs are clear.', 'Cardiomegaly.', 'Right pleural effusion.']
-
-
-class Store:
-    "Images in memory, found by path"
-    def __init__(self, images, paths): self.images,self.at = images,{p: i for i,p in enumerate(paths)}
-    def rows(self, paths): return np.array([self.at[p] for p in paths])
 
 
 def make(n=24, seed=0):
