@@ -1,26 +1,31 @@
-"""What a frozen model knows: retrieval on held-out studies, and linear probes beside other starts.
+"""What a frozen model knows: retrieval on held-out studies, findings asked for in words, linear probes beside other starts, written reports.
 
-    python benchmarks/representation.py PREPARED CHECKPOINT --against imagenet,random
+    python benchmarks/representation.py PREPARED CHECKPOINT --against imagenet,random --writing
 
 Prints recall@1, @5, @10 both ways (the very pair, and any report of the same words) with chance, and the AUROC of a logistic
-regression on frozen class tokens of frontal images, for the checkpoint and for each other start at the same image size.
+regression on frozen class tokens of frontal images, for the checkpoint and for each other start at the same image size. Between them the
+AUROC of findings that are asked for in words, without a label. With --writing also BLEU, ROUGE-L, CIDEr-D and clinical F1 of written reports (greedy, beam, sampled)
+beside the most frequent training report and that of the nearest training study; some minutes.
 """
 import argparse, sys, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
-import pandas as pd
+import pandas as pd, torch
 from refers_nb.core import InputError, atomic, settings
 from refers_nb.finetune import encoder_from
+from refers_nb.generate import WRITERS, evaluate_writing
 from refers_nb.hub import load_checkpoint
 from refers_nb.radiograph import ImageStore
 from refers_nb.represent import probe, retrieval
 from refers_nb.studies import read_studies
+from refers_nb.zeroshot import zero_shot
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('table', help='folder by refers-prep'); p.add_argument('checkpoint', help='folder by refers-pretrain')
     p.add_argument('--against', default='imagenet,random', help='other starts, comma between: imagenet, random, timm name or path')
-    p.add_argument('--split', default='valid'); p.add_argument('--out', help='write the two tables as CSV into this folder')
+    p.add_argument('--writing', action='store_true', help='also write reports')
+    p.add_argument('--split', default='valid'); p.add_argument('--out', help='write the tables as CSV into this folder')
     a = p.parse_args()
     df,store = read_studies(a.table),ImageStore(a.table)
     model,tok = load_checkpoint(a.checkpoint)
@@ -32,9 +37,14 @@ def main():
         starts[o] = encoder_from(where, vision.size, dict(name=vision.name, in_chans=vision.in_chans))
     probes = pd.DataFrame({k: probe(e, df, store, split=a.split) for k,e in starts.items()}).T
     probes.insert(0, 'mean', probes.mean(axis=1))
-    for t in (found, probes): sys.stdout.write(t.round(3).to_string()+'\n\n')
+    tables = dict(retrieval=found, zero_shot=zero_shot(model, tok, df, store, split=a.split), probe=probes)
+    if a.writing:
+        torch.manual_seed(0)
+        writers = WRITERS | dict(sampled=dict(sample=True, temperature=.7, top_p=.95))
+        tables['writing'] = evaluate_writing(model, tok, df, store, a.split, writers=writers)
+    for t in tables.values(): sys.stdout.write(t.round(3).to_string()+'\n\n')
     if a.out:
-        for name,t in (('retrieval', found), ('probe', probes)):
+        for name,t in tables.items():
             with atomic(Path(a.out)/f'{name}.csv') as f: t.to_csv(f)
 
 if __name__=='__main__':

@@ -68,6 +68,8 @@ class StudyItems:
     def __len__(self): return len(self.reports)
 
 # %% ../nbs/14_data.ipynb #8c63e024
+def _readers(tok): return [o for o in (tok, tok.words) if o is not None]
+
 def _item(self, i):
     rng = np.random.default_rng((self.seed, self.epoch, i))
     rows,report = self.rows[i],self.reports[i]
@@ -76,11 +78,11 @@ def _item(self, i):
     x = np.zeros((self.k, 1, *self.store.images.shape[1:]), np.uint8)
     for j,r in enumerate(rows): x[j, 0] = self.store.images[r]
     if self.train and rng.random()<self.flip: x,report = x[..., ::-1].copy(),swap_sides(report)
-    return Views(torch.from_numpy(x)), torch.arange(self.k)<len(rows), self.tok(report)
+    return Views(torch.from_numpy(x)), torch.arange(self.k)<len(rows), *(o(report) for o in _readers(self.tok))
 
 def _collate(self, items):
-    views,mask,reports = zip(*items)
-    return Views(torch.stack(views)), torch.stack(mask), self.tok.pad(reports)
+    views,mask,*reports = zip(*items)
+    return Views(torch.stack(views)), torch.stack(mask), *(o.pad(r) for o,r in zip(_readers(self.tok), reports))
 
 StudyItems.__getitem__,StudyItems.collate = _item,_collate
 
@@ -153,10 +155,10 @@ def _after_batch(self, b):
 SeededLoader.after_batch = _after_batch
 
 def _augmented(self, b, augment, gen):
-    views,mask,report = b
+    views,mask,*reports = b
     x = augment(views.as_subclass(torch.Tensor)[mask], gen)             # (n, 1, h, w): the views that exist
     out = x.new_zeros(*mask.shape, *x.shape[1:]); out[mask] = x
-    return Views(out), mask, report
+    return Views(out), mask, *reports
 StudyItems.augmented = _augmented
 
 # %% ../nbs/14_data.ipynb #d507bcbc
@@ -185,7 +187,7 @@ def study_dls(
     device='cpu',      # Where batches go
     workers:int=0,     # Processes that load
 )->DataLoaders:        # Batches: `Views` (bs, k, 1, size, size), mask (bs, k), `TensorReport` (bs, t)
-    "DataLoaders of studies with reports, for pre-training"
+    "DataLoaders of studies with reports, for pre-training; a tokenizer with `words` adds (bs, t2), the report in the encoder's pieces"
     aug = augment or Augment(size)
     def dl(split, train):
         items = StudyItems(df[df.split==split], store, tok, k, train=train, flip=flip, seed=seed)

@@ -28,6 +28,7 @@ from .data import SeededLoader, label_dls
 from .hub import checkpoint_config, load_checkpoint, refuse_pickle, save_checkpoint
 from .metrics import auroc, macro_auroc
 from .radiograph import ImageStore
+from .sources import described
 from .refers import Refers
 from .studies import label_fraction, label_names, read_studies
 from .vision import VisionEncoder, load_vision, vision_encoder
@@ -306,7 +307,8 @@ def _write(res, out, info):
     "Predictions, AUROC by finding and the classifier"
     with atomic(out/'predictions.parquet') as p: res.predictions.to_parquet(p, index=False)
     with atomic(out/'auroc.csv') as p: res.auroc.rename_axis('finding').to_csv(p)
-    save_checkpoint(res.model, None, out/'model', info, 'A classifier of findings on chest radiographs.')
+    told = dict(info, init=Path(info['init']).name)                  # a shared checkpoint tells no paths
+    save_checkpoint(res.model, None, out/'model', told, 'A classifier of findings on chest radiographs.')
 
 @delegates(finetune_learner)
 def finetune(
@@ -324,6 +326,7 @@ def finetune(
     with run_record(out, dict(start=str(start), **args), **learn.info) as rec:
         res = _tested(learn, _fit(learn, patience, Path(out), bar))
         scores = dict(split=res.split, mean=res.macro, **res.auroc)
-        _write(res, Path(out), {**learn.info, **scores})
+        data = dict(described(table), images=learn.info['images'])
+        _write(res, Path(out), dict(learn.info, data=data, metrics=scores))
         rec.note(auroc=scores)
     return res

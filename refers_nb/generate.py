@@ -160,7 +160,7 @@ def generate_all(
     "A report for every study of a table, from its first views (frontal before lateral)"
     items = StudyItems(df, store, tok, model.config['k'], told=False)
     dl = StudyLoader(items, bs, Augment(model.config['vision']['size']))
-    texts = [o for views,mask,_ in progress(dl, total=len(dl), desc=desc) for o in generate(model, views, mask, tok, **kwargs).texts]
+    texts = [o for views,mask,*_ in progress(dl, total=len(dl), desc=desc) for o in generate(model, views, mask, tok, **kwargs).texts]
     return pd.Series(texts, index=pd.Index(items.studies, name='study'))
 
 # %% ../nbs/37_generate.ipynb #22987f66

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['FILES', 'CARD', 'PICKLES', 'NAMES', 'own_tensors', 'model_card', 'save_checkpoint', 'refuse_pickle',
-           'checkpoint_config', 'load_checkpoint', 'released_layout', 'released_config', 'from_released',
-           'from_finetuned', 'save_timm', 'save_hf']
+           'checkpoint_config', 'load_checkpoint', 'push_to_hub', 'checkpoint_folder', 'from_pretrained',
+           'released_layout', 'released_config', 'from_released', 'from_finetuned', 'save_timm', 'save_hf']
 
 # %% ../nbs/25_hub.ipynb #ac56866b
 import json, math, os, re, shutil, tempfile, warnings
 from pathlib import Path
 import torch
+from fastcore.meta import delegates
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
@@ -19,12 +21,12 @@ from torch import nn
 from transformers import ViTConfig, ViTModel
 from .core import InputError
 from .refers import Refers, refers_config
-from .tokens import Tokenizer
+from .tokens import EncoderTokenizer, Tokenizer
 from .vision import (HF_VIT, RELEASED_VIT, VisionEncoder, from_layout, load_vision, mismatch, read_weights,
                              to_layout, unwrap)
 
 # %% ../nbs/25_hub.ipynb #fc27204c
-FILES = 'model.safetensors', 'config.json', 'tokenizer.json', 'README.md'
+FILES = 'model.safetensors', 'config.json', 'tokenizer.json', 'README.md', 'words.json'
 
 def own_tensors(
     model # Any `nn.Module`
@@ -40,43 +42,73 @@ def own_tensors(
 
 # %% ../nbs/25_hub.ipynb #2bf03a47
 CARD = '''---
-license: apache-2.0
+license: {license}
 library_name: refers_nb
 tags: [chest-radiographs, radiology-reports, vision-transformer]
 ---
 # {name}
 
-{text}
+{text} {n:,} parameters.
 
 **For research and teaching, not for diagnosis.** Not a medical device; not validated on any clinical population.
-It has the biases of the images and reports that it was trained on: hospital, scanner, projection, language.
 
-Method: Zhou et al., "Generalized radiograph representation learning via cross-supervision between images and
-free-text radiology reports", Nature Machine Intelligence 2022 (arXiv 2111.03452).
+```python
+{use}
+```
 
-Load it with `refers_nb.hub.load_checkpoint(folder)`. {n:,} parameters.
+## Intended use
 
-## Architecture
-{architecture}
+Research on representation learning, few-label classification, retrieval and report writing with chest radiographs, and teaching it. Out of scope: any decision about a patient, and
+images of other kinds, ages or machines than those below without a measurement first. The model has the biases of the images and reports it was trained on: hospital, scanner, projection, language.
+
+## Data
+
+{data}
+
+**Terms of the data:** {terms}. They may bind the weights too.
+
+## Results
+
+{metrics}
+
+On the held-out split of the same data, which may also have chosen settings: no estimate for another hospital.
 
 ## Training
+
 {training}
+
+## Architecture
+
+{architecture}
+
+## Method
+
+Zhou et al., "Generalized radiograph representation learning via cross-supervision between images and
+free-text radiology reports", Nature Machine Intelligence 2022 (arXiv 2111.03452).
 '''
 
 # %% ../nbs/25_hub.ipynb #f4b10582
 def _bullets(d):
     return '\n'.join(f'- `{k}`: {json.dumps(v, default=str)}' for k,v in (d or {}).items()) or '- not recorded'
 
+def _scores(d):
+    show = lambda v: f'{v:.3f}' if isinstance(v, float) else str(v)
+    return '\n'.join(['| | |', '|---|---|'] + [f'| {k} | {show(v)} |' for k,v in d.items()]) if d else 'Not recorded.'
+
 def model_card(
     model,         # Model with `config`
-    training=None, # Dictionary of how it was trained and what it reached
+    training=None, # Dictionary of how it was trained; in it `data` and `metrics`, dictionaries of what from and what it reached
     text='',       # A sentence or two about this model
 )->str:            # Markdown with the front matter of the Hugging Face hub
     "The card that lies beside the weights"
-    name = type(model).__name__
-    n = sum(p.numel() for p in model.parameters())
-    return CARD.format(name=name, text=text or f'A `{name}` of refers_nb.', n=n,
-                       architecture=_bullets(model.config), training=_bullets(training))
+    name,how = type(model).__name__,dict(training or {})
+    data,metrics = how.pop('data', {}),how.pop('metrics', {})
+    use = 'from refers_nb.hub import from_pretrained\n' + (
+        'model,tok = from_pretrained(FOLDER)' if name == 'Refers' else
+        f'from refers_nb.finetune import {name}\nmodel,_ = from_pretrained(FOLDER, {name})')
+    return CARD.format(name=name, text=text or f'A `{name}` of refers_nb.', n=sum(p.numel() for p in model.parameters()), use=use,
+        license='apache-2.0' if data.get('source') == 'phantom' else 'other', terms=data.pop('terms', 'not recorded'), data=_bullets(data),
+        metrics=_scores(metrics), training=_bullets(how), architecture=_bullets(model.config))
 
 # %% ../nbs/25_hub.ipynb #6f54b475
 def _beside(out): return out.with_name(f'.{out.name}.new'), out.with_name(f'.{out.name}.old')
@@ -117,6 +149,7 @@ def save_checkpoint(
     new.mkdir(parents=True)
     save_file(own_tensors(model), new/'model.safetensors', metadata={'format': 'pt'})
     if tok is not None: tok.save(new/'tokenizer.json')
+    if getattr(tok, 'words', None) is not None: tok.words.save(new/'words.json')
     config = {'format': 1, 'class': type(model).__name__, 'architecture': model.config,
               'tokenizer': None if tok is None else {'vocabulary': len(tok), 'max_len': getattr(tok, 'max_len', None)}, 'training': training or {}}
     (new/'config.json').write_text(json.dumps(config, indent=1, default=str) + '\n')
@@ -179,12 +212,13 @@ def _fill(model, path):
 def _tokenizer(folder, config):
     "Tokenizer of a checkpoint, None where it has none"
     if not config.get('tokenizer'): return None
-    path = folder/'tokenizer.json'
+    path,words = folder/'tokenizer.json',folder/'words.json'
     if not path.is_file(): raise InputError(f'{folder} has no tokenizer.json')
     try: tok = Tokenizer.load(path)
     except Exception as e: raise InputError(f'{path} cannot be read as a tokenizer: {e}') from None
     if len(tok) != config['tokenizer']['vocabulary']:
         raise InputError(f'{path} has {len(tok)} tokens, the model {config["tokenizer"]["vocabulary"]}')
+    if words.is_file(): tok.words = EncoderTokenizer.load(words)
     return tok
 
 # %% ../nbs/25_hub.ipynb #2022d462
@@ -201,6 +235,41 @@ def load_checkpoint(
     except (TypeError, KeyError, ValueError, RuntimeError) as e:
         raise InputError(f'{folder/"config.json"} describes no {cls.__name__} that this version can build: {e}') from None
     return _fill(model, folder/'model.safetensors').eval(), _tokenizer(folder, config)
+
+# %% ../nbs/25_hub.ipynb #25fdbfaa
+def push_to_hub(
+    folder,            # Checkpoint folder
+    name:str,          # Repository on the hub, `owner/name`
+    private:bool=True, # Visible to its owner alone; an existing repository stays as it is
+    token=None,        # Access token that may write; default: that of `hf auth login`
+)->str:                # Address of the commit
+    "Upload a checkpoint to the Hugging Face hub; `InputError` where it cannot be opened or may not be written"
+    folder,api = _folder(folder),HfApi(token=token)
+    config = checkpoint_config(folder)
+    try:
+        api.create_repo(name, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*FILES], commit_message=f'{config["class"]} of refers_nb').commit_url)
+    except (OSError, ValueError) as e: raise InputError(f'{name} cannot be written on the Hugging Face hub (log in with `hf auth login`, or give a token that may): {e}') from e
+
+# %% ../nbs/25_hub.ipynb #cc177726
+def checkpoint_folder(
+    name,          # Checkpoint folder, or a repository on the Hugging Face hub (`owner/name`)
+    revision=None, # Branch, tag or commit of the hub
+    **kwargs       # Of `huggingface_hub.snapshot_download`: `token`, `cache_dir`, `local_files_only`
+)->Path:           # Folder on this machine
+    "Where a checkpoint lies; fetched first if it is on the hub"
+    if Path(name).expanduser().exists() or not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', str(name)): return _folder(name)
+    try: return Path(snapshot_download(str(name), revision=revision, allow_patterns=[*FILES], **kwargs))
+    except (OSError, ValueError) as e: raise InputError(f'no checkpoint {name}, neither as a folder nor on the Hugging Face hub: {e}') from e
+
+@delegates(checkpoint_folder)
+def from_pretrained(
+    name,          # Checkpoint folder, or a repository on the Hugging Face hub (`owner/name`)
+    cls=Refers,    # Class that it should hold
+    **kwargs
+)->tuple:          # Model in evaluation mode on the CPU, and its tokenizer (or None)
+    "Model and tokenizer of a folder or of the hub; everything that does not fit is an `InputError`"
+    return load_checkpoint(checkpoint_folder(name, **kwargs), cls)
 
 # %% ../nbs/25_hub.ipynb #acba2189
 def released_layout(

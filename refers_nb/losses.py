@@ -82,11 +82,13 @@ class RefersLoss(nn.Module):
         self.log_tau = nn.Parameter(torch.tensor(float(tau)).log(), requires_grad=learn_tau)
         self.parts = {}
 
+    @property
+    def tau(self): return self.log_tau.exp().clamp(.01)                 # scalar
+
     def forward(self, out, report):
         if out.text is None and self.match: raise InputError('This model has no report encoder: only match=0 can train it')
-        tau = self.log_tau.exp().clamp(.01)
         same = same_reports(report, self.pad_id) if self.mask_same else None
         gen = mean_across(generation_loss(out.logits, report, self.pad_id), (report[:, 1:]!=self.pad_id).sum())
-        match = info_nce(gather(out.study), gather(out.text), tau, self.lam, same) if out.text is not None else gen.new_zeros(())
+        match = info_nce(gather(out.study), gather(out.text), self.tau, self.lam, same) if out.text is not None else gen.new_zeros(())
         self.parts = dict(gen=gen.detach(), match=match.detach())
         return self.gen*gen + self.match*match

@@ -25,16 +25,17 @@ from .losses import RefersLoss
 from .metrics import recall_at
 from .radiograph import ImageStore
 from .refers import refers_groups, refers_model
+from .sources import described
 from .studies import read_studies
-from .tokens import Tokenizer
+from .tokens import EncoderTokenizer, Tokenizer
 
 # %% ../nbs/33_pretrain.ipynb #bb0dea7d
 class TeacherForcing(Callback):
-    "Give the model (views, mask, report) and the loss the report"
+    "Give the model (views, mask, report), with the report in the encoder's own pieces where it has some, and the loss the report"
     order = -20
     def before_batch(self):
         plain = [o.as_subclass(torch.Tensor) for o in (*self.xb, *self.yb)]
-        self.learn.xb,self.learn.yb = tuple(plain),(plain[-1],)
+        self.learn.xb,self.learn.yb = tuple(plain),(plain[2],)
 
 # %% ../nbs/33_pretrain.ipynb #d1ab9f1e
 class LossPart(Metric):
@@ -101,13 +102,17 @@ def pretrain_learner(
     return learn
 
 # %% ../nbs/33_pretrain.ipynb #87128d9d
-def _tokenizer(path, df, vocab, max_len):
-    "The run's tokenizer: trained on the training reports the first time, read afterwards"
+def _tokenizer(out, df, vocab, max_len, text):
+    "The run's tokenizer: trained on the training reports the first time, read afterwards; with that of the report encoder `text`"
+    path,words = out/'tokenizer.json',out/'words.json'
     if not path.exists():
         reports = df[(df.split=='train') & (df.report.str.strip()!='')].drop_duplicates('study').report
         if not len(reports): raise InputError('The table has no training study with a report: pre-training needs reports.')
+        if text: EncoderTokenizer.of(text, max_len).save(words)
         Tokenizer.train(reports, vocab, max_len=max_len).save(path)
-    return Tokenizer.load(path)
+    tok = Tokenizer.load(path)
+    if text: tok.words = EncoderTokenizer.load(words)
+    return tok
 
 def quiet(learn):
     "Without a terminal or notebook: no bar, one line an epoch; with `REFERS_NB_PROGRESS=0`: nothing"
@@ -145,14 +150,23 @@ class Board(Callback):
     def after_fit(self): self.writer.close()
 
 # %% ../nbs/33_pretrain.ipynb #1c5be6b2
+def _told(learn, args, table, df):
+    "What the model card says of a run: arguments, data, and what it reached on the validation split"
+    names = {o: args[o] and Path(args[o]).name for o in ('weights', 'text')}    # a shared checkpoint tells no paths
+    scores = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
+    studies = {f'{o} studies': len(dl.dataset) for o,dl in zip(('training', 'validation'), learn.dls.loaders)}
+    store = learn.dls.train.dataset.store
+    data = dict(described(table), stored=store.size, fit=store.index.attrs.get('fit'), images=int(df.split.isin(['train', 'valid']).sum()), **studies)
+    return dict(args, **names, data=data, metrics=dict(scores, temperature=learn.loss_func.tau.item()))
+
 def _learner(df, table, out, a, dev, workers, opt):
     "Learner with the arguments `a` of `pretrain` and `opt` of `pretrain_learner`, its tokenizer"
     torch.manual_seed(a.seed)
-    tok,store = _tokenizer(out/'tokenizer.json', df, a.vocab, a.max_len),ImageStore(Path(table).parent if Path(table).is_file() else table)
+    tok,store = _tokenizer(out, df, a.vocab, a.max_len, a.text),ImageStore(Path(table).parent if Path(table).is_file() else table)
     augment = Augment(a.size, (a.scale, 1.), light=a.light, rotate=a.rotate)
     dls,drop = study_dls(df, store, tok, a.size, a.k, a.bs, a.seed, a.flip, augment, dev, workers),dict(dropout=a.dropout)
-    model = refers_model(a.preset, a.weights, vocab=len(tok), size=a.size, k=a.k, fusion=a.fusion, max_len=a.max_len,
-                         drop_path=a.drop_path, text=drop, decoder=drop)
+    model = refers_model(a.preset, a.weights, vocab=len(tok), size=a.size, k=a.k, fusion=a.fusion, max_len=a.max_len, drop_path=a.drop_path,
+                         freeze=a.freeze, text=dict(drop, pool=a.pool, name=a.text), decoder=drop)
     loss = RefersLoss(a.tau, a.lam, a.gen, a.match, a.learn_tau, a.mask_same, tok.pad_id)
     return quiet(pretrain_learner(dls, model, loss, vision_lr=a.vision_lr, dtype=precision(a.dtype, dev), **opt)),tok
 
@@ -160,16 +174,14 @@ def _run(table, out, args, opt, workers, save_every, tensorboard):
     "The run of `pretrain` in `out`: what makes it another one is in `args` and `opt`, the rest may differ when it goes on"
     df,a = read_studies(table),SimpleNamespace(**args)
     dev = device(a.dev)
-    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
+    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), **{o: args[o] and str(args[o]) for o in ('weights', 'text')})
     if (out/'checkpoint').exists(): return _finished(out, args)
     learn,tok = _learner(df, table, out, a, dev, workers, opt)
     record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), learn.dls.loaders)})
     cbs = [warmup_cosine(learn.max_lrs, a.warmup), Checkpoint(out/'state.pt', save_every, a.seed, args), SaveHistory(out/'history.csv')]
     with record:
         learn.fit(a.epochs, cbs=cbs + ([Board(out/'tensorboard')] if tensorboard else []))
-        last = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
-        start = a.weights and Path(str(a.weights)).name    # a shared checkpoint tells no paths
-        save_checkpoint(learn.model, tok, out/'checkpoint', training=dict(args, weights=start, **last))
+        save_checkpoint(learn.model, tok, out/'checkpoint', _told(learn, args, table, df), 'An encoder of chest radiographs, taught by the reports of their studies.')
     return out/'checkpoint'
 
 # %% ../nbs/33_pretrain.ipynb #a67e37b7
@@ -183,6 +195,9 @@ def pretrain(
     bs:int=64,              # Studies a batch (paper: 128)
     epochs:int=12,          # Passes over the training studies
     fusion:str='attention', # 'attention', or 'gate' as released
+    text:str=None,          # Report encoder by Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT); None: a small one, from random
+    pool:str='mean',        # Its pooling, 'mean' or 'cls' (paper: cls)
+    freeze:int=0,           # Its layers that stay as they are, with the embeddings (paper: 6)
     vocab:int=3000,         # Vocabulary size at most (paper: 10,000)
     max_len:int=100,        # Longest report in tokens (paper: 100)
     tau:float=.07,          # Temperature at the start (paper: 0.1)

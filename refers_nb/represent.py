@@ -37,7 +37,7 @@ def study_vectors(
     model.eval()
     items = StudyItems(df, store, tok, model.config['k'], told=False)
     loader = StudyLoader(items, bs, Augment(model.config['vision']['size']))
-    return items.studies, torch.cat([_unit(model, dtype, _study(model), views, mask) for views,mask,_ in loader])
+    return items.studies, torch.cat([_unit(model, dtype, _study(model), views, mask) for views,mask,*_ in loader])
 
 def _study(model): return lambda views,mask: model.fusion(model.see(views, mask), mask)[1]
 
@@ -91,7 +91,7 @@ def text_vectors(
     if model.text is None: raise InputError('this model has no report encoder, so it reads no text')
     if bad := [i for i,o in enumerate(texts) if not isinstance(o, str) or not o.strip()] or [0]*(not texts):
         raise InputError(f'text {bad[0]} of {len(texts)} is empty; give at least one, each with words')
-    return torch.cat([_unit(model, dtype, model.read, tok.pad([tok(o) for o in texts[i:i+bs]])) for i in range(0, len(texts), bs)])
+    return torch.cat([_unit(model, dtype, model.read, *tok.batch(texts[i:i+bs])) for i in range(0, len(texts), bs)])
 
 def embed_studies(
     model,           # `Refers`

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch
 
-COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune']
+COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune', 'refers-report']
 BIN = Path(sys.executable).parent
 
 
@@ -93,6 +93,27 @@ def test_finetune_comparison(data):
     assert run(*args)[0] == 0 and (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns == before
 
 
+def test_a_report_is_written_as_the_table_would_give_it(data):
+    "From files, with the size and the fit that the checkpoint remembers; the figure on request, and what it is not"
+    from refers_nb.generate import generate_all
+    from refers_nb.hub import checkpoint_config, load_checkpoint
+    from refers_nb.radiograph import ImageStore
+    from refers_nb.studies import read_studies
+    df,store = read_studies(data/'data'),ImageStore(data/'data')
+    study = df[df.groupby('study').path.transform('size')==2].study.iloc[0]
+    of = df[df.study==study].sort_values('view', key=lambda o: o=='LATERAL')
+    files = [Path(df.attrs['root'])/o for o in of.path]
+    code,text,err = run('refers-report', data/'pre'/'checkpoint', *files, '--beams', 1, '--max-len', 20, '--attention', data/'looks.png')
+    assert code == 0, err
+    report,said = text.strip().split('\n\n')
+    assert 'not for clinical use' in said and (data/'looks.png').read_bytes()[:4] == b'\x89PNG'
+    told = checkpoint_config(data/'pre'/'checkpoint')['training']
+    assert told['data']['source'] == 'phantom' and (told['data']['stored'], told['data']['fit']) == (32, 'letterbox') and 0 < told['metrics']['temperature'] < 1
+    model,tok = load_checkpoint(data/'pre'/'checkpoint')
+    assert report == generate_all(model, tok, of, store, max_len=20)[study]
+    assert str(data) not in (data/'pre'/'checkpoint'/'README.md').read_text()
+
+
 def test_settings_reach_the_commands(data, tmp_path):
     (tmp_path/'settings.ini').write_text(f'[data]\nnih14 = {tmp_path}/none\n[finetune]\nstpes = 3\n')
     refused('refers-finetune', data/'data', 'random', tmp_path/'x', word='settings.ini:4', REFERS_NB_SETTINGS=str(tmp_path/'settings.ini'))
@@ -115,7 +136,12 @@ def test_bad_input_is_one_line(data, tmp_path):
            (('refers-finetune', table, tmp_path/'gone', x), 'no checkpoint'),
            (('refers-finetune', table, ckpt, x, '--findings', 'gout'), 'gout'),
            (('refers-finetune', table, ckpt, x, '--fractions', '2'), 'fractions'),
-           (('refers-finetune', table, ckpt, x, '--opt', 'lion'), 'lion')]
+           (('refers-finetune', table, ckpt, x, '--opt', 'lion'), 'lion'),
+           (('refers-report', tmp_path/'gone', tmp_path/'a.png'), 'no checkpoint'),
+           (('refers-report', ckpt, tmp_path/'a.png'), 'a.png'),
+           (('refers-report', ckpt, tmp_path/'noise.parquet'), 'noise.parquet'),
+           (('refers-report', ckpt), '0 images'),
+           (('refers-report', ckpt, *[next((table/'png').glob('*.png'))]*3), '3 images')]
     *results,few = run_all([args for args,_ in bad] + [('refers-finetune', table)])
     for (args,word),res in zip(bad, results): refused(*args, word=word, result=res)
     assert few[0] == 2                                               # an argument too few is argparse's to explain

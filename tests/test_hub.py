@@ -1,5 +1,5 @@
 "Checkpoints: nothing but a whole one of the right kind is read, and writing survives a kill"
-import json, os, pickle, shutil, signal, subprocess, sys, time
+import base64, hashlib, http.server, json, os, pickle, shutil, signal, subprocess, sys, threading, time, urllib.parse
 
 import pytest, torch
 from hypothesis import HealthCheck, given, settings as hyp, strategies as st
@@ -215,3 +215,91 @@ def test_between_the_two_renames_the_old_one_is_found(saved, tmp_path):
     assert load_checkpoint(tmp_path/'c')[0].config == saved[1].config
     save_checkpoint(*saved[1:], tmp_path/'c')
     assert sorted(o.name for o in tmp_path.iterdir()) == ['c']
+
+
+# Sharing: the real client of huggingface_hub, against a hub on this machine
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    "As much of the Hugging Face hub as one model repository needs; `repos` maps a name to (private, {path: content})"
+    repos,protocol_version = {},'HTTP/1.1'
+    def log_message(self, *args): pass
+
+    def answer(self, code, body=b'', **headers):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.send_response(code)
+        for k,v in {'Content-Length': len(body), **headers}.items(): self.send_header(k, str(v))
+        self.end_headers()
+        if self.command != 'HEAD': self.wfile.write(body)
+
+    def refused(self):
+        "The hub shows private repositories only to those who may see them"
+        if self.headers.get('authorization') == 'Bearer hf_right': return False
+        self.answer(401, {'error': 'Invalid username or password.'}, **{'X-Error-Code': 'RepoNotFound'})
+        return True
+
+    def do_POST(self):
+        body,path = self.rfile.read(int(self.headers['Content-Length'])),urllib.parse.unquote(self.path)
+        if path == '/api/validate-yaml': return self.answer(200, {'errors': [], 'warnings': []})
+        if self.refused(): return
+        if path == '/api/repos/create':
+            o = json.loads(body)
+            name = f"{o['organization']}/{o['name']}" if o.get('organization') else o['name']
+            new = name not in self.repos
+            if new: self.repos[name] = o.get('private', o.get('visibility') == 'private'),{}
+            return self.answer(200 if new else 409, {'url': f'http://{self.headers["host"]}/{name}', 'error': 'You already created this model repo'})
+        _,_,_,owner,name,what,_ = path.split('?')[0].split('/')
+        if what == 'preupload':
+            return self.answer(200, {'files': [{'path': o['path'], 'uploadMode': 'regular', 'shouldIgnore': False} for o in json.loads(body)['files']]})
+        for o in map(json.loads, body.splitlines()):
+            if o['key'] == 'file': self.repos[f'{owner}/{name}'][1][o['value']['path']] = base64.b64decode(o['value']['content'])
+        self.answer(200, {'success': True, 'commitOid': 'c'*40, 'commitUrl': f'http://{self.headers["host"]}/{owner}/{name}/commit/{"c"*40}'})
+
+    def do_GET(self):
+        path = urllib.parse.unquote(self.path).split('?')[0].strip('/').split('/')
+        if self.refused(): return
+        owner,name = path[2:4] if path[0] == 'api' else path[:2]
+        if f'{owner}/{name}' not in self.repos: return self.answer(404, {'error': 'Repository not found'}, **{'X-Error-Code': 'RepoNotFound'})
+        files = self.repos[f'{owner}/{name}'][1]
+        if path[0] == 'api' and 'tree' in path:
+            return self.answer(200, [{'type': 'file', 'path': k, 'size': len(v), 'oid': hashlib.sha1(v).hexdigest()} for k,v in files.items()])
+        if path[0] == 'api': return self.answer(200, {'id': f'{owner}/{name}', 'sha': 'c'*40, 'siblings': [{'rfilename': o} for o in files], 'private': True})
+        content = files['/'.join(path[4:])]
+        self.answer(200, content, ETag=f'"{hashlib.sha1(content).hexdigest()}"', **{'X-Repo-Commit': 'c'*40})
+    do_HEAD = do_GET
+
+
+SHARE = '''
+import sys
+from refers_nb.core import InputError
+from refers_nb.hub import from_pretrained, push_to_hub
+folder,token = sys.argv[1:]
+print(push_to_hub(folder, 'me/mine', token=token))
+model,tok = from_pretrained('me/mine', token=token)
+print(sum(p.double().abs().sum().item() for p in model.parameters()), tok('left effusion').tolist(), model.training)
+again,_ = from_pretrained('me/mine', local_files_only=True)
+print(push_to_hub(folder, 'me/mine', token=token))
+for call in (lambda: push_to_hub(folder, 'me/mine', token='hf_wrong'), lambda: from_pretrained('me/other', token=token), lambda: from_pretrained('me/mine', revision='v9', local_files_only=True)):
+    try: call()
+    except InputError as e: print(str(e).splitlines()[0])
+'''
+
+
+def test_a_checkpoint_goes_to_the_hub_and_comes_back(saved, tmp_path):
+    "Private, only its own files, the same weights, later without a network; a wrong token and an unknown name are told"
+    folder = shutil.copytree(saved[0], tmp_path/'c')
+    (folder/'patients.csv').write_text('name\n')
+    Hub.repos = {}
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        env = os.environ | dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(tmp_path/'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1', PYTHONWARNINGS='ignore')
+        for o in ('HF_HUB_OFFLINE', 'HF_TOKEN', 'TRANSFORMERS_OFFLINE'): env.pop(o, None)
+        p = subprocess.run([sys.executable, '-c', SHARE, folder, 'hf_right'], capture_output=True, text=True, env=env, timeout=180)
+        server.shutdown()
+    assert p.returncode == 0, p.stderr
+    first,weights,second,*errors = p.stdout.splitlines()
+    assert first.endswith('/me/mine/commit/' + 'c'*40) and second == first
+    total,rest = weights.split(' ', 1)
+    assert float(total) == sum(o.double().abs().sum().item() for o in saved[1].parameters()) and rest == f"{saved[2]('left effusion').tolist()} False"
+    private,files = Hub.repos['me/mine']
+    assert private and {k: v for k,v in files.items() if k != '.gitattributes'} == {o.name: o.read_bytes() for o in saved[0].iterdir()}
+    assert 'me/mine cannot be written' in errors[0] and 'hf auth login' in errors[0] and 'no checkpoint me/other' in errors[1] and 'no checkpoint me/mine' in errors[2]
