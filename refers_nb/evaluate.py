@@ -6,8 +6,8 @@
 __all__ = ['NO_NAME', 'NO_PREDICTIONS', 'RELEASED_COLUMNS', 'fingerprint', 'label_efficiency', 'efficiency_table',
            'plot_label_efficiency', 'read_predictions', 'ReleasedSet', 'read_released', 'released', 'released_summary']
 
-# %% ../nbs/43_evaluate.ipynb #7ff7945e
-import hashlib, json, os, re
+# %% ../nbs/43_evaluate.ipynb #c464c84c
+import hashlib, json, os, re, warnings
 from pathlib import Path
 from typing import NamedTuple
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -173,8 +173,10 @@ def read_predictions(
     path        # File of the release: label (0, 1 or nan), white space, probability; a header is left out
 )->np.ndarray:  # (2, n) labels and probabilities; `InputError` names the line that is none
     "One file of released predictions"
-    try: x = pd.read_csv(path, sep=r'\s+', header=None, dtype=float, encoding='utf-8-sig', float_precision='round_trip').to_numpy().T
-    except (ValueError, UnicodeError): x = np.empty((0, 0))          # pandas' errors are ValueErrors
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                              # of an empty file
+        try: x = np.loadtxt(path, ndmin=2, comments=None, encoding='utf-8-sig').T
+        except ValueError: x = np.empty((0, 0))
     if len(x) == 2 and np.isin(x[0], (0, 1)).all() and ((x[1] >= 0) & (x[1] <= 1)).all(): return x
     return _lines(path)[1:]
 
@@ -301,7 +303,7 @@ def released(
         df = pd.concat([_against(s, m, ref, s.findings) for m in s.probs], ignore_index=True)
         df['p_holm'],mean = np.nan,df['finding'] == 'mean'
         for o in (mean, ~mean): df.loc[o, 'p_holm'] = holm(df.loc[o, 'p'])
-        df['patients'] = len(s.targets) if s.patients is None else len(set(s.patients))
+        df['patients'] = pd.array([pd.NA if s.patients is None else len(set(s.patients))]*len(df), 'Int64')
         df['verdict'] = [_verdict(o, reference, level) for _,o in df.iterrows()]
         parts.append(df)
     df = pd.concat(parts, ignore_index=True)[RELEASED_COLUMNS]

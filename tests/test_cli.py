@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch
 
-COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune']
+COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune', 'refers-evaluate']
 BIN = Path(sys.executable).parent
 
 

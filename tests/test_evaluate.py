@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
+from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
 from refers_nb.evaluate import read_predictions, read_released, released, released_summary
 from refers_nb.sources import NIH14, VINBIG
@@ -162,7 +163,7 @@ def test_numbers_are_those_of_scikit_learn_and_the_definition(tmp_path):
     for m,o in s.items():
         for j,f in enumerate(('Effusion', 'Edema')):
             row = t.loc[m, f]
-            assert row.auroc == pytest.approx(roc_auc_score(y[:, j], o[:, j])) and (row.n, row.positives, row.patients) == (120, y[:, j].sum(), 120)
+            assert row.auroc == pytest.approx(roc_auc_score(y[:, j], o[:, j])) and (row.n, row.positives) == (120, y[:, j].sum()) and row.patients is pd.NA
             assert row.low < row.auroc < row.high
         assert t.loc[(m, 'mean'), 'auroc'] == pytest.approx(t.loc[m].auroc[:2].mean()) and t.loc[(m, 'mean'), 'positives'] == y.sum()
     win = {m: np.sign(o[y[:, 0] == 1, 0][:, None] - o[y[:, 0] == 0, 0])/2 + .5 for m,o in s.items()}
@@ -231,13 +232,33 @@ def test_image_names_and_patients_come_from_the_list(tmp_path):
     p = delong_test(y, s['REFERS'], s['C2L'], g)
     assert t.p.iloc[-1] == pytest.approx(p.p['mean'])
     (tmp_path/'DataProcessed').rename(tmp_path/'lists')
-    assert set(released(tmp_path).patients) == {90} and set(released(tmp_path, tmp_path/'lists').patients) == {30}
+    assert released(tmp_path).patients.isna().all() and set(released(tmp_path, tmp_path/'lists').patients) == {30}
 
 
 def test_a_list_with_other_labels_names_nothing_and_says_so(tmp_path):
     nih(tmp_path, off=4)
     a, = read_released(tmp_path)
     assert a.images is None and a.patients is None and '4 labels are not those of the test list' in a.notes[0]
+
+
+# The command (notebook 46 runs it as a process)
+
+def test_the_command_writes_the_table_and_says_what_is_significant(tmp_path, capsys):
+    y,s = simulated(60)
+    write(tmp_path/'Set'/'data10', y, s)
+    refers_evaluate('released', tmp_path/'Set', out=tmp_path/'new'/'t.csv')
+    out,err = capsys.readouterr()
+    assert out.startswith('| data set |') and 'Differences of means' in out and not err
+    t = pd.read_csv(tmp_path/'new'/'t.csv', keep_default_na=True)
+    assert list(t)[:9] == COLUMNS and set(t.labels) == {10} and t.labels.dtype == int
+    pd.testing.assert_frame_equal(t, released(tmp_path/'Set').replace('', None).astype(dict(patients=float)), check_dtype=False)
+
+
+@pytest.mark.parametrize('args,word', [(('released',), 'one folder'), (('released', 'a', 'b'), 'one folder'), (('released', 'gone'), 'gone is no folder'), (('imaginary', 'a'), 'imaginary: expected')])
+def test_the_command_refuses_in_one_line(capsys, args, word):
+    with pytest.raises(SystemExit) as e: refers_evaluate(*args)
+    out,err = capsys.readouterr()
+    assert e.value.code == 1 and not out and len(err.splitlines()) == 1 and word in err and err.startswith('refers-evaluate: ')
 
 
 # The release itself
