@@ -174,17 +174,27 @@ def _released(paths, out, reference, lists):
         with atomic(Path(out).expanduser()) as p: res.to_csv(p, index=False)
     sys.stdout.write(released_summary(res) + '\n')
 
+def _predictions(paths, out, reference, lists):
+    "Tables, tests and figures of our own runs"
+    if not paths: raise InputError('expected predictions.parquet of one or more runs, or their folders')
+    if lists: raise InputError('--lists is for the released predictions')
+    from refers_nb.evaluate import evaluate_runs
+    if out is None: return sys.stdout.write(evaluate_runs(paths, None, reference) + '\n')
+    import matplotlib; matplotlib.use('Agg')
+    with run_record(out, dict(paths=[str(o) for o in paths], reference=reference)): text = evaluate_runs(paths, Path(out).expanduser(), reference)
+    sys.stdout.write(text.split('\n\n![]')[0] + '\n')
+
 @call_parse
 @cli_errors
 def refers_evaluate(
-    what:str,           # released: predictions of the REFERS release
-    *paths:str,         # released: Results_of_fine-tuning, or a folder in it
-    out:str=None,       # released: CSV file to write
-    reference:str=None, # The method that the others are compared with (released: REFERS)
+    what:str,           # released: predictions of the REFERS release; predictions: those of our own runs
+    *paths:str,         # released: Results_of_fine-tuning, or a folder in it; predictions: files predictions.parquet, or their folders
+    out:str=None,       # released: CSV file to write; predictions: folder for tables, figures and report.md
+    reference:str=None, # The method or run that the others are compared with; default: REFERS; for predictions all pairs
     lists:str=None,     # released: folder DataProcessed, which names images and patients; default: beside the results
 ):
     "AUROC with 95 % intervals and paired tests, from predictions"
-    known = dict(released=_released)
+    known = dict(released=_released, predictions=_predictions)
     if what not in known: raise InputError(f'{what}: expected {" or ".join(known)}')
     known[what](paths, out, reference, lists)
 

@@ -307,5 +307,5 @@ def plot_reliability(
         ax.errorbar(r.predicted, r.observed, np.abs(ends - r.observed.to_numpy()), marker='o', ms=4, capsize=2, label=f'{label} ECE {calibration_error(target, prob, bins):.3f}'.strip(), **kwargs)
     ax.plot([0, 1], [0, 1], c='.6', lw=1, ls=':')
     ax.set(xlabel='probability said', ylabel='share seen', xlim=(0, 1), ylim=(0, 1), aspect='equal')
-    if ax.get_legend_handles_labels()[1]: ax.legend(frameon=False, loc='upper left', fontsize='small')
+    if ax.get_legend_handles_labels()[1]: ax.legend(frameon=False, loc='upper left', fontsize='x-small', handlelength=1)
     return ax

@@ -1,5 +1,5 @@
-"The released predictions: layouts, odd files, contradictions, tests against the definition, and where they lie beside the repository, the paper's numbers"
-import re
+"Tables from predictions: the release in all its layouts, odd files, contradictions, tests against the definition, the paper's numbers; our own runs"
+import json, re
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 
 from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
-from refers_nb.evaluate import read_predictions, read_released, released, released_summary
+from refers_nb.evaluate import (markdown_table, read_predictions, read_released, read_runs, released, released_summary, run_metrics, run_tests,
+                                seed_tests)
 from refers_nb.sources import NIH14, VINBIG
-from refers_nb.statistics import auroc_table, delong_test, holm
+from refers_nb.statistics import auroc_table, delong_test, holm, metrics_table, paired_seeds
 
 RELEASE = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'refers_release'
 METHODS = dict(REFERS=2., C2L=1.4, ImageNet=.8)
@@ -241,6 +242,81 @@ def test_a_list_with_other_labels_names_nothing_and_says_so(tmp_path):
     assert a.images is None and a.patients is None and '4 labels are not those of the test list' in a.notes[0]
 
 
+# Our own runs
+
+def long(y, p, patients=None, findings=('Effusion', 'Edema'), **keys):
+    "Predictions as `finetune` writes them"
+    n,c = y.shape
+    patients = np.arange(n)//2 if patients is None else patients
+    cols = dict(image=np.repeat([f'i{o}.png' for o in range(n)], c), patient=np.repeat([f'p{o}' for o in patients], c), label=list(findings)*n, target=y.ravel(), probability=p.ravel(), split='test')
+    return pd.DataFrame(cols | keys)
+
+
+@pytest.fixture
+def runs(tmp_path):
+    "Two files of one run each, and one with two starts, two shares and three seeds"
+    y,s = simulated(100)
+    y[::9, 1] = np.nan
+    for name,m in (('a', 'REFERS'), ('b', 'C2L')):
+        (tmp_path/name).mkdir(); long(y, s[m]).sample(frac=1, random_state=0).to_parquet(tmp_path/name/'predictions.parquet', index=False)
+    rng = np.random.default_rng(1)
+    cells = [long(y, np.clip(s[m] + .1*rng.normal(size=y.shape), 0, 1), init=i, fraction=f, seed=k) for f in (.1, 1.) for k in range(3) for i,m in (('refers', 'REFERS'), ('random', 'ImageNet'))]
+    pd.concat(cells).to_parquet(tmp_path/'cells.parquet', index=False)
+    return tmp_path,y,s
+
+
+def test_two_files_are_compared_image_by_image(runs):
+    d,y,s = runs
+    a = read_runs([d/'a', d/'b'/'predictions.parquet'])
+    assert [o.name for o in a] == ['a', 'b'] and set(a[0].targets) == {'Effusion', 'Edema'}
+    t,m,g = run_tests(a).set_index('finding'),run_metrics(a).set_index(['run', 'finding']),np.arange(100)//2
+    want,p = metrics_table(y, s['C2L'], g, ['Effusion', 'Edema']),delong_test(y, s['REFERS'], s['C2L'], g, ['Effusion', 'Edema'])
+    for f in ('Effusion', 'Edema', 'mean'):
+        assert m.loc[('b', f), ['n', 'auroc', 'low', 'high', 'average_precision', 'ece']].tolist() == pytest.approx(want.loc[f, ['n', 'auroc', 'low', 'high', 'average_precision', 'ece']].tolist())
+        assert t.loc[f, ['difference', 'p', 'p_holm']].tolist() == pytest.approx(p.loc[f, ['difference', 'p', 'p_holm']].tolist())
+    assert run_tests(a, 'b').difference.tolist() == pytest.approx((-t.difference).tolist()) and seed_tests(m.reset_index()).empty
+
+
+def test_starts_are_compared_within_share_and_seed_and_across_seeds(runs):
+    d,y,s = runs
+    a = read_runs([d/'cells.parquet'])
+    m,t = run_metrics(a),run_tests(a)
+    assert len(a) == 12 and len(t) == 6*3 and set(zip(t.a, t.b)) == {('refers', 'random')}
+    e = seed_tests(m).set_index('fraction')
+    for f in (.1, 1.):
+        x = m[(m.finding == 'mean') & (m.fraction == f)].pivot(index='seed', columns='run', values='auroc')
+        want = paired_seeds(x['refers'], x['random'])
+        assert e.loc[f, ['difference', 'p', 'p_sign']].tolist() == pytest.approx(want[['difference', 'p', 'p_sign']].tolist()) and e.seeds[f] == 3
+    assert seed_tests(m, 'random').difference.tolist() == pytest.approx((-e.difference).tolist())
+    with pytest.raises(InputError, match='no run is called gone'): run_tests(a, 'gone')
+
+
+def test_everything_is_written(runs, capsys):
+    d = runs[0]
+    refers_evaluate('predictions', d/'a', d/'b', out=d/'out')
+    assert sorted(o.name for o in (d/'out').iterdir()) == ['metrics.csv', 'reliability.png', 'report.md', 'roc.png', 'run.json', 'seeds.csv', 'tests.csv']
+    out,report = capsys.readouterr().out,(d/'out'/'report.md').read_text()
+    assert out.startswith('# 2 runs, 100 images of 50 patients') and report.startswith(out.strip()) and '![](roc.png)' in report
+    assert len(pd.read_csv(d/'out'/'metrics.csv')) == 6 and json.loads((d/'out'/'run.json').read_text())['status'] == 'finished'
+    for o in ('roc.png', 'reliability.png'): assert (d/'out'/o).read_bytes()[:4] == b'\x89PNG' and (d/'out'/o).stat().st_size > 10_000
+    refers_evaluate('predictions', d/'cells.parquet', reference='random')
+    assert '| random | refers |' in capsys.readouterr().out
+    assert markdown_table(pd.DataFrame(dict(a=['x|y', None], b=[.12345, 1.23456e-9], c=[1, 2], d=[np.nan, 0.]))) == '| a | b | c | d |\n| --- | --- | --- | --- |\n| x\\|y | 0.1235 | 1 |  |\n|  | 1.2e-09 | 2 | 0.0000 |'
+
+
+def test_runs_that_cannot_be_compared_are_named(runs):
+    d,y,s = runs
+    df = pd.read_parquet(d/'a'/'predictions.parquet')
+    bad = {'other findings: Edema': df[df.label != 'Edema'], 'other images: 1 are in one of them, i5.png': df[df.image != 'i5.png'], 'two predictions of': pd.concat([df, df[:1]]), 'no column patient': df.drop(columns='patient'),
+           'other labels: i3.png, Effusion': df.assign(target=df.target.where((df.image != 'i3.png') | (df.label != 'Effusion'), 1 - df.target))}
+    for word,o in bad.items():
+        o.to_parquet(d/'bad.parquet')
+        with pytest.raises(InputError, match=word): read_runs([d/'a', d/'bad.parquet'])
+    (d/'bad.parquet').write_text('no parquet')
+    for paths,word in (([d/'bad.parquet'], 'not a Parquet file'), ([d/'gone'], 'no such file'), ([], 'at least one'), ([d/'a', d/'a'], 'two runs are called a')):
+        with pytest.raises(InputError, match=word): read_runs(paths)
+
+
 # The command (notebook 46 runs it as a process)
 
 def test_the_command_writes_the_table_and_says_what_is_significant(tmp_path, capsys):
@@ -254,7 +330,8 @@ def test_the_command_writes_the_table_and_says_what_is_significant(tmp_path, cap
     pd.testing.assert_frame_equal(t, released(tmp_path/'Set').replace('', None).astype(dict(patients=float)), check_dtype=False)
 
 
-@pytest.mark.parametrize('args,word', [(('released',), 'one folder'), (('released', 'a', 'b'), 'one folder'), (('released', 'gone'), 'gone is no folder'), (('imaginary', 'a'), 'imaginary: expected')])
+@pytest.mark.parametrize('args,word', [(('released',), 'one folder'), (('released', 'a', 'b'), 'one folder'), (('released', 'gone'), 'gone is no folder'), (('imaginary', 'a'), 'imaginary: expected'),
+                                       (('predictions',), 'one or more runs'), (('predictions', 'gone.parquet'), 'no such file')])
 def test_the_command_refuses_in_one_line(capsys, args, word):
     with pytest.raises(SystemExit) as e: refers_evaluate(*args)
     out,err = capsys.readouterr()
