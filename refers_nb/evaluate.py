@@ -127,11 +127,13 @@ def _prediction_files(folder):
     "Files of predictions below a folder, and the texts that are none: beside folders of predictions, or by their name"
     roots = [p for p in folder.rglob('*') if p.is_dir() and _key(p.name) == 'resultsoffinetuning'] or [folder]
     hidden = lambda p: any(o.startswith(('.', '__')) or _key(o) == 'dataprocessed' for o in p.relative_to(folder).parts)
-    texts = [p for p in sorted({p for o in roots for p in o.rglob('*')}) if p.suffix.lower() in ('.txt', '.tsv', '.csv') and p.is_file() and not hidden(p)]
+    below = sorted({p for o in roots for p in o.rglob('*') if p.suffix.lower() in ('.txt', '.tsv', '.csv')})
+    texts = [p for p in below if p.is_file() and not hidden(p)]
     named = [p for p in texts if _key(p.stem) not in NO_PREDICTIONS]
     above = {q for p in named for q in p.parent.parents}
     files = [p for p in named if p.parent not in above]
-    if not files: raise InputError(f'{folder}: no files of predictions (*.txt); give Results_of_fine-tuning of the REFERS release, or a folder in it')
+    if not files:
+        raise InputError(f'{folder}: no files of predictions (*.txt); give Results_of_fine-tuning of the REFERS release, or a folder in it')
     return files,[p for p in texts if p not in set(files)]
 
 def _place(file, folder):
@@ -165,7 +167,8 @@ def _lines(path):
         if heading and all(v is None for v in values): continue
         where = f'{path}:{i}: {line.strip()[:60]!r}'
         if len(cells) != 2 or None in values: raise InputError(f'{where}: expected a label and a probability, white space between')
-        if not (np.isnan(values[0]) or values[0] in (0, 1)): raise InputError(f'{where}: the label is neither 0 nor 1; expected label, then probability')
+        if not (np.isnan(values[0]) or values[0] in (0, 1)):
+            raise InputError(f'{where}: the label is neither 0 nor 1; expected label, then probability')
         if not 0 <= values[1] <= 1: raise InputError(f'{where}: the probability is not between 0 and 1')
         rows.append((i, *values))
     if not rows: raise InputError(f'{path}: no predictions in it')
@@ -200,10 +203,11 @@ def _agree(files, finding):
     first = next(iter(read))
     y = read[first][0]
     for m,(t,_) in read.items():
-        if len(t) != len(y): raise InputError(f'{files[m]}: {len(t)} predictions, but {files[first]} has {len(y)}; line by line they should be of the same images')
+        if len(t) != len(y):
+            raise InputError(f'{files[m]}: {len(t)} predictions, but {files[first]} has {len(y)}; line by line they should be of the same images')
         if (bad := np.flatnonzero((t != y) & ~(np.isnan(t) & np.isnan(y)))).size:
-            line,other = (int(_lines(files[o])[0][bad[0]]) for o in (m, first))
-            raise InputError(f'{files[m]}:{line}: label {t[bad[0]]:g}, but {y[bad[0]]:g} in {files[first]}:{other}; {bad.size} of {len(y)} labels differ')
+            i,line,other = bad[0],*(int(_lines(files[o])[0][bad[0]]) for o in (m, first))
+            raise InputError(f'{files[m]}:{line}: label {t[i]:g}, but {y[i]:g} in {files[first]}:{other}; {bad.size} of {len(y)} labels differ')
     return y,{m: p for m,(_,p) in read.items()}
 
 def _listed(lists, source, findings, targets):
@@ -231,7 +235,8 @@ def _assemble(dataset, source, labels, methods, lists):
             raise InputError(f'{a}: {len(y)} predictions, but {b} has {len(parts[0][0])}; the findings of a data set are of the same images')
     targets = np.stack([y for y,_ in parts], 1)
     probs = {m: np.stack([p.get(m, np.full(len(targets), np.nan)) for _,p in parts], 1) for m in methods}
-    notes = [f'{m} has no file for {", ".join(n for n,k in zip(names, keys) if k not in o)}' for m,o in methods.items() if len(o) < len(keys)]
+    lacking = {m: ', '.join(n for n,k in zip(names, keys) if k not in o) for m,o in methods.items()}
+    notes = [f'{m} has no file for {o}' for m,o in lacking.items() if o]
     images,more = _listed(lists, source, names, targets) if lists and source else (None, [])
     patients = np.array([os.path.basename(o).split('_')[0] for o in images]) if source == 'nih14' and images is not None else None
     return ReleasedSet(dataset, labels, names, targets, probs, images, patients, notes + more)
@@ -240,7 +245,8 @@ def _methods(files):
     "{method: {finding key: path}} of (method, path); `InputError` where two files mean the same"
     res,seen = {},{}
     for m,p in files:
-        if seen.setdefault(_key(m), (m, p.parent))[1] != p.parent: raise InputError(f'{seen[_key(m)][1]} and {p.parent} are the same method of the same data set; keep one')
+        if (other := seen.setdefault(_key(m), p.parent)) != p.parent:
+            raise InputError(f'{other} and {p.parent} are the same method of the same data set; keep one')
         own = res.setdefault(m, {})
         if _key(p.stem) in own: raise InputError(f'{own[_key(p.stem)]} and {p} are the same finding; keep one')
         own[_key(p.stem)] = p
@@ -254,8 +260,10 @@ def read_released(
 )->list:                # `ReleasedSet`s, by data set and share of labels
     "Released predictions of every data set and share of labels; `InputError` names files that contradict each other"
     folder = Path(folder).expanduser().resolve()
-    if not folder.is_dir(): raise InputError(f'{folder} is no folder; give Results_of_fine-tuning of the REFERS release, or a folder in it')
+    if not folder.is_dir():
+        raise InputError(f'{folder} is no folder; give Results_of_fine-tuning of the REFERS release, or a folder in it')
     if lists is None: lists = next((p/'DataProcessed' for p in (folder, *folder.parents) if (p/'DataProcessed').is_dir()), None)
+    elif not Path(lists).expanduser().is_dir(): raise InputError(f'{lists} is no folder; give DataProcessed of the REFERS release')
     files,other = _prediction_files(folder)
     rows = pd.DataFrame([(*_place(p, folder), p) for p in files], columns=['dataset', 'task', 'labels', 'method', 'path'])
     rows['first'] = rows['method'].map(_key) != _key(reference)
@@ -263,7 +271,7 @@ def read_released(
     tasks = rows.groupby('dataset')['task'].nunique()
     res = []
     for (dataset,task,labels),g in rows.groupby(['dataset', 'task', 'labels'], sort=False):
-        name = f'{dataset}/{task}' if tasks[dataset] > 1 else dataset
+        name = f'{dataset}/{task}' if task and tasks[dataset] > 1 else dataset
         res.append(_assemble(name, _SOURCE.get(_key(dataset)), labels, _methods(zip(g['method'], g['path'])), lists))
     if other: res[0].notes.append(f'not read, being no predictions: {", ".join(str(p.relative_to(folder)) for p in other)}')
     return res
@@ -367,18 +375,21 @@ def _runs(df, path, prefix):
     for key,g in df.groupby(keys, sort=False) if keys else [((), df)]:
         k = dict(zip(keys, key))
         name = f'{own}/{k["init"]}' if prefix and 'init' in k else k.get('init', own)
-        if (twice := g.duplicated(['image', 'label'])).any(): raise InputError(f'{path}: {name}: {g["image"][twice].iloc[0]} has two predictions of {g["label"][twice].iloc[0]}')
-        wide = g.pivot(index='image', columns='label', values=['target', 'probability'])
-        order = list(dict.fromkeys(g['label']))
-        patients = g.drop_duplicates('image').set_index('image')['patient'].reindex(wide.index).astype(str).to_numpy()
-        yield Run(str(name), k.get('fraction', np.nan), k.get('seed', np.nan), wide['target'][order].astype(float), wide['probability'][order].astype(float), patients)
+        if len(twice := g[g.duplicated(['image', 'label'])]):
+            raise InputError(f'{path}: {name}: {twice["image"].iloc[0]} has two predictions of {twice["label"].iloc[0]}')
+        wide,order = g.pivot(index='image', columns='label', values=['target', 'probability']),list(dict.fromkeys(g['label']))
+        patients = g.drop_duplicates('image').set_index('image')['patient'].reindex(wide.index)
+        patients = np.where(patients.isna(), wide.index, patients.astype(str))      # unknown: each image its own
+        targets,probs = (wide[o][order].astype(float) for o in ('target', 'probability'))
+        yield Run(str(name), k.get('fraction', np.nan), k.get('seed', np.nan), targets, probs, patients)
 
 # %% ../nbs/43_evaluate.ipynb #c2a24100
 def _same(a, b):
     "`InputError` unless two runs are of the same images, findings and labels"
     where = f'{a.name} and {b.name}'
-    if set(a.targets) != set(b.targets): raise InputError(f'{where} have other findings: {", ".join(sorted(set(a.targets) ^ set(b.targets))[:4])}')
-    if odd := sorted(set(a.targets.index) ^ set(b.targets.index)): raise InputError(f'{where} are of other images: {len(odd)} are in one of them, {odd[0]} for example')
+    if odd := sorted(set(a.targets) ^ set(b.targets)): raise InputError(f'{where} have other findings: {", ".join(odd[:4])}')
+    if odd := sorted(set(a.targets.index) ^ set(b.targets.index)):
+        raise InputError(f'{where} are of other images: {len(odd)} are in one of them, {odd[0]} for example')
     other = b.targets.loc[a.targets.index, list(a.targets)]
     if (off := (other != a.targets) & ~(other.isna() & a.targets.isna())).any(axis=None):
         image,finding = off.stack().idxmax()
@@ -390,8 +401,8 @@ def read_runs(
     "Predictions of several runs; `InputError` where they are not of the same images"
     if not paths: raise InputError('expected at least one file of predictions')
     runs = [o for p in paths for o in _runs(*_run_file(p), len(paths) > 1)]
-    names = [o[:3] for o in runs]
-    if double := next((o for i,o in enumerate(names) if str(o) in map(str, names[:i])), None): raise InputError(f'two runs are called {double[0]}; rename a file or its folder')
+    names = pd.DataFrame([o[:3] for o in runs])
+    if (double := names.duplicated()).any(): raise InputError(f'two runs are called {names[0][double].iloc[0]}; rename a file or its folder')
     first = runs[0]
     for o in runs[1:]: _same(first, o)
     index,columns = first.targets.index,list(first.targets)
@@ -478,7 +489,8 @@ def evaluate_runs(
         shown = df[df['finding'] == 'mean'] if 'finding' in df and len(df) > 100 else df
         if len(df): text += [f'## {heads[k]}', markdown_table(shown.dropna(axis=1, how='all'))]
     if out is None: return '\n\n'.join(text)
-    text += ['Tables of more than 100 rows show the means alone: every finding stands in metrics.csv and tests.csv; `low` and `high` are 95 % intervals by patient.', '![](roc.png)', '![](reliability.png)']
+    text += ['Tables of more than 100 rows show the means alone: every finding stands in metrics.csv and tests.csv.',
+             '`low` and `high` are 95 % intervals by patient.', '![](roc.png)', '![](reliability.png)']
     for k,df in tables.items():
         with atomic(Path(out)/f'{k}.csv') as p: df.to_csv(p, index=False)
     for name,draw in dict(roc=plot_roc, reliability=plot_reliability).items():

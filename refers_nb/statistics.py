@@ -80,7 +80,8 @@ def auroc_interval(
     with np.errstate(divide='ignore', invalid='ignore'):
         width = z*np.sqrt(variance)/(area*(1 - area))
         res = np.stack([expit(logit(area) - width), expit(logit(area) + width)])
-    for j in np.flatnonzero((variance < 1e-18) & ((area == 0) | (area == 1))): res[:, j] = _newcombe(area[j], positives[j], negatives[j], z)
+    for j in np.flatnonzero((variance < 1e-18) & ((area == 0) | (area == 1))):
+        res[:, j] = _newcombe(area[j], positives[j], negatives[j], z)
     return res
 
 # %% ../nbs/38_statistics.ipynb #925553e5
@@ -220,7 +221,8 @@ def reliability(
     "What a model says and what is seen"
     t,p = (o[:, 0] for o in targets_and_probs(np.asarray(target, float), prob))
     t,p = t[~np.isnan(t)],p[~np.isnan(t)]
-    if len(p) and not (0 <= p.min() <= p.max() <= 1): raise InputError(f'probabilities lie between {p.min():.3g} and {p.max():.3g}, not between 0 and 1; apply the sigmoid first')
+    if len(p) and not (0 <= p.min() <= p.max() <= 1):
+        raise InputError(f'probabilities lie between {p.min():.3g} and {p.max():.3g}, not between 0 and 1; apply the sigmoid first')
     if not len(p): return pd.DataFrame(dict(n=[], predicted=[], observed=[]))
     observed,predicted = calibration_curve(t, p, n_bins=bins) if len(set(t)) == 2 else _one_kind(t, p, bins)
     n = np.bincount(_bin(p, bins))
@@ -262,13 +264,15 @@ def metrics_table(
 )->pd.DataFrame:    # `auroc_table` and average_precision, sensitivity, ece, brier, note (which labels there are, where only one kind)
     "All measures of every class; the row 'mean' averages the classes that have one"
     res = auroc_table(targets, probs, patients, names, level)
-    rows = [_measures(t[~np.isnan(t)], p[~np.isnan(t)], specificity) for t,p in zip(*(o.T for o in targets_and_probs(targets, probs)))]
-    more = pd.DataFrame(rows, index=res.index[:-1])
-    return res.join(pd.concat([more, more.drop(columns='note').mean().rename('mean').to_frame().T.assign(note='')]).infer_objects())
+    columns = zip(*(o.T for o in targets_and_probs(targets, probs)))
+    more = pd.DataFrame([_measures(t[~np.isnan(t)], p[~np.isnan(t)], specificity) for t,p in columns])
+    for o in more: res[o] = [*more[o], '' if o == 'note' else more[o].mean()]
+    return res
 
 def _measures(t, p, specificity):
     both = 0 < t.sum() < len(t)
-    return dict(average_precision=average_precision_score(t, p) if both else np.nan, sensitivity=sensitivity_at(t, p, specificity) if both else np.nan,
+    return dict(average_precision=average_precision_score(t, p) if both else np.nan,
+        sensitivity=sensitivity_at(t, p, specificity) if both else np.nan,
         ece=calibration_error(t, p), brier=brier_score_loss(t, p, pos_label=1) if len(t) else np.nan,
         note='' if both else 'no labels' if not len(t) else 'positives only' if t.all() else 'negatives only')
 
@@ -303,8 +307,9 @@ def plot_reliability(
     if ax is None: ax = plt.subplots(figsize=(3.6, 3.4), layout='constrained')[1]
     r = reliability(target, prob, bins)
     if len(r):
-        ends = np.array([stats.binomtest(round(o*n), n).proportion_ci(method='wilson') for o,n in zip(r.observed, r.n.astype(int))]).T
-        ax.errorbar(r.predicted, r.observed, np.abs(ends - r.observed.to_numpy()), marker='o', ms=4, capsize=2, label=f'{label} ECE {calibration_error(target, prob, bins):.3f}'.strip(), **kwargs)
+        ends = [stats.binomtest(round(o*n), n).proportion_ci(method='wilson') for o,n in zip(r.observed, r.n.astype(int))]
+        ax.errorbar(r.predicted, r.observed, np.abs(np.array(ends).T - r.observed.to_numpy()), marker='o', ms=4, capsize=2,
+                    label=f'{label} ECE {calibration_error(target, prob, bins):.3f}'.strip(), **kwargs)
     ax.plot([0, 1], [0, 1], c='.6', lw=1, ls=':')
     ax.set(xlabel='probability said', ylabel='share seen', xlim=(0, 1), ylim=(0, 1), aspect='equal')
     if ax.get_legend_handles_labels()[1]: ax.legend(frameon=False, loc='upper left', fontsize='x-small', handlelength=1)

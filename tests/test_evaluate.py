@@ -236,6 +236,11 @@ def test_image_names_and_patients_come_from_the_list(tmp_path):
     assert released(tmp_path).patients.isna().all() and set(released(tmp_path, tmp_path/'lists').patients) == {30}
 
 
+def test_lists_that_are_not_there(tmp_path):
+    write(tmp_path/'Set', *simulated(20))
+    with pytest.raises(InputError, match='gone is no folder; give DataProcessed'): released(tmp_path/'Set', tmp_path/'gone')
+
+
 def test_a_list_with_other_labels_names_nothing_and_says_so(tmp_path):
     nih(tmp_path, off=4)
     a, = read_released(tmp_path)
