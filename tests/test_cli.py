@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch
 
-COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune', 'refers-report']
+COMMANDS = ['refers-demo', 'refers-prep', 'refers-pretrain', 'refers-finetune', 'refers-evaluate', 'refers-report']
 BIN = Path(sys.executable).parent
 
 
