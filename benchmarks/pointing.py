@@ -1,6 +1,6 @@
 """The pointing game on phantoms: how often the peak of a map falls on the drawn finding, against chance and others.
 
-    python benchmarks/pointing.py OUT                    # from the ImageNet weights of settings.ini, about ten minutes a seed on one core
+    python benchmarks/pointing.py OUT                    # from the ImageNet weights of settings.ini, about five minutes a seed on one core
     python benchmarks/pointing.py OUT --start random     # a network that sees little points at little
     python benchmarks/pointing.py OUT --seeds 0,1,2      # pooled; each seed draws its own phantoms, for training and for the game
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluating', 'attention_tables', 'rollout', 'gradient_attention', 'finding_attention', 'occlusion', 'show_maps',
            'wilson', 'pointing_game', 'match_attention', 'view_weights', 'word_attention', 'word_places', 'word_maps',
-           'word_gradient', 'plot_words']
+           'plot_words', 'word_gradient']
 
 # %% ../nbs/45_attend.ipynb #3a38a388
 from contextlib import contextmanager
@@ -248,25 +248,6 @@ def word_maps(
     words,places = zip(*word_places(tok, report))
     return list(words), torch.stack([maps[[i-1 for i in o]].mean(0) for o in places])
 
-# %% ../nbs/45_attend.ipynb #90353f89
-def word_gradient(
-    model,  # `Refers`
-    views,  # Views (bs, k, c, h, w), normalised
-    mask,   # Which views exist (bs, k)
-    report, # Tokens (bs, t), start first: given reports, or those that the model wrote
-    places, # For each study the places in its report of the tokens to explain, not 0: those of a word, as `word_places` gives
-):          # Tensor (bs, k, gh, gw), not negative, 0 for a view that does not exist
-    "What in the views speaks for a word: `gradient_attention` of its log-probability after the words before it"
-    asked = torch.zeros_like(report, dtype=torch.bool)
-    for row,at in zip(asked, places): row[list(at)] = True
-    if asked[:, 0].any(): raise InputError('place 0 is the start of a report, which no model writes: ask from place 1 on')
-    def score(x):                                                          # (bs, k, 1+p, d)
-        memory,_,w = model.fusion(x, mask)
-        logits = model.decoder(report, memory, mask.repeat_interleave(w.shape[-1], dim=1))[:, :-1]   # (bs, t-1, v)
-        said = logits.log_softmax(-1).gather(-1, report[:, 1:, None])[..., 0]                        # (bs, t-1)
-        return (said*asked[:, 1:]).sum(1)
-    return _of_study(model, views, mask, score)
-
 # %% ../nbs/45_attend.ipynb #b90522d5
 def plot_words(
     tok,        # `Tokenizer`
@@ -292,3 +273,22 @@ def plot_words(
         titles = [have[i] for i in at] if v == rows[0] else ()
         show_maps(views[[v]*len(at)], m[at, v], titles, alpha=alpha, vmax=float(m[at].max()), axs=axrow)
     return axs
+
+# %% ../nbs/45_attend.ipynb #90353f89
+def word_gradient(
+    model,  # `Refers`
+    views,  # Views (bs, k, c, h, w), normalised
+    mask,   # Which views exist (bs, k)
+    report, # Tokens (bs, t), start first: given reports, or those that the model wrote
+    places, # For each study the places in its report of the tokens to explain, not 0: those of a word, as `word_places` gives
+):          # Tensor (bs, k, gh, gw), not negative, 0 for a view that does not exist
+    "What in the views speaks for a word: `gradient_attention` of its log-probability after the words before it"
+    asked = torch.zeros_like(report, dtype=torch.bool)
+    for row,at in zip(asked, places): row[list(at)] = True
+    if asked[:, 0].any(): raise InputError('place 0 is the start of a report, which no model writes: ask from place 1 on')
+    def score(x):                                                          # (bs, k, 1+p, d)
+        memory,_,w = model.fusion(x, mask)
+        logits = model.decoder(report, memory, mask.repeat_interleave(w.shape[-1], dim=1))[:, :-1]   # (bs, t-1, v)
+        said = logits.log_softmax(-1).gather(-1, report[:, 1:, None])[..., 0]                        # (bs, t-1)
+        return (said*asked[:, 1:]).sum(1)
+    return _of_study(model, views, mask, score)
