@@ -2,6 +2,7 @@
 
 d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_url': '', 'lib_path': 'refers_nb'},
   'syms': { 'refers_nb.attend': { 'refers_nb.attend._inside': ('attend.html#_inside', 'refers_nb/attend.py'),
+                                  'refers_nb.attend._of_study': ('attend.html#_of_study', 'refers_nb/attend.py'),
                                   'refers_nb.attend._patches': ('attend.html#_patches', 'refers_nb/attend.py'),
                                   'refers_nb.attend._peaks': ('attend.html#_peaks', 'refers_nb/attend.py'),
                                   'refers_nb.attend._roll': ('attend.html#_roll', 'refers_nb/attend.py'),
@@ -18,6 +19,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                   'refers_nb.attend.view_weights': ('attend.html#view_weights', 'refers_nb/attend.py'),
                                   'refers_nb.attend.wilson': ('attend.html#wilson', 'refers_nb/attend.py'),
                                   'refers_nb.attend.word_attention': ('attend.html#word_attention', 'refers_nb/attend.py'),
+                                  'refers_nb.attend.word_gradient': ('attend.html#word_gradient', 'refers_nb/attend.py'),
                                   'refers_nb.attend.word_maps': ('attend.html#word_maps', 'refers_nb/attend.py'),
                                   'refers_nb.attend.word_places': ('attend.html#word_places', 'refers_nb/attend.py')},
             'refers_nb.callbacks': { 'refers_nb.callbacks.Checkpoint': ('callbacks.html#checkpoint', 'refers_nb/callbacks.py'),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluating', 'attention_tables', 'rollout', 'gradient_attention', 'finding_attention', 'occlusion', 'show_maps',
            'wilson', 'pointing_game', 'match_attention', 'view_weights', 'word_attention', 'word_places', 'word_maps',
-           'plot_words']
+           'plot_words', 'word_gradient']
 
 # %% ../nbs/45_attend.ipynb #3a38a388
 from contextlib import contextmanager
@@ -178,6 +178,13 @@ def pointing_game(
     return res.astype({'n': int})[['n', 'hits', 'low', 'high', 'chance', 'others']]
 
 # %% ../nbs/45_attend.ipynb #408bcce8
+def _of_study(model, views, mask, score):
+    "Maps (bs, k, gh, gw) of a score (bs,) of the tokens of all views (bs, k, 1+p, d)"
+    def of_views(tokens):                                                          # (n, 1+p, d): the n views that exist
+        return score(tokens.new_zeros(*mask.shape, *tokens.shape[1:]).index_put((mask,), tokens))
+    with evaluating(model): maps = gradient_attention(model.vision, views[mask], of_views)
+    return maps.new_zeros(*mask.shape, *maps.shape[1:]).index_put((mask,), maps)
+
 def match_attention(
     model,      # `Refers` with a report encoder
     views,      # Views (bs, k, c, h, w), normalised
@@ -186,14 +193,9 @@ def match_attention(
     words=None, # The same for a report encoder that has its own vocabulary (bs, t2)
 ):              # Tensor (bs, k, gh, gw), not negative, 0 for a view that does not exist
     "What in the views speaks for a report: `gradient_attention` of their cosine; `InputError` without a report encoder"
-    with evaluating(model):
-        with torch.no_grad(): text = model.read(report, words)
-        if text is None: raise InputError('this model has no report encoder to compare with: look at `word_attention`')
-        def score(tokens):                                                             # (n, 1+p, d): the n views that exist
-            x = tokens.new_zeros(*mask.shape, *tokens.shape[1:]).index_put((mask,), tokens)
-            return F.cosine_similarity(model.fusion(x, mask)[1], text)                 # (bs,)
-        maps = gradient_attention(model.vision, views[mask], score)
-    return maps.new_zeros(*mask.shape, *maps.shape[1:]).index_put((mask,), maps)
+    with evaluating(model), torch.no_grad(): text = model.read(report, words)
+    if text is None: raise InputError('this model has no report encoder to compare with: look at `word_gradient`')
+    return _of_study(model, views, mask, lambda x: F.cosine_similarity(model.fusion(x, mask)[1], text))
 
 def view_weights(
     model, # `Refers`
@@ -271,3 +273,22 @@ def plot_words(
         titles = [have[i] for i in at] if v == rows[0] else ()
         show_maps(views[[v]*len(at)], m[at, v], titles, alpha=alpha, vmax=float(m[at].max()), axs=axrow)
     return axs
+
+# %% ../nbs/45_attend.ipynb #90353f89
+def word_gradient(
+    model,  # `Refers`
+    views,  # Views (bs, k, c, h, w), normalised
+    mask,   # Which views exist (bs, k)
+    report, # Tokens (bs, t), start first: given reports, or those that the model wrote
+    places, # For each study the places in its report of the tokens to explain, not 0: those of a word, as `word_places` gives
+):          # Tensor (bs, k, gh, gw), not negative, 0 for a view that does not exist
+    "What in the views speaks for a word: `gradient_attention` of its log-probability after the words before it"
+    asked = torch.zeros_like(report, dtype=torch.bool)
+    for row,at in zip(asked, places): row[list(at)] = True
+    if asked[:, 0].any(): raise InputError('place 0 is the start of a report, which no model writes: ask from place 1 on')
+    def score(x):                                                          # (bs, k, 1+p, d)
+        memory,_,w = model.fusion(x, mask)
+        logits = model.decoder(report, memory, mask.repeat_interleave(w.shape[-1], dim=1))[:, :-1]   # (bs, t-1, v)
+        said = logits.log_softmax(-1).gather(-1, report[:, 1:, None])[..., 0]                        # (bs, t-1)
+        return (said*asked[:, 1:]).sum(1)
+    return _of_study(model, views, mask, score)

@@ -7,8 +7,8 @@ from scipy.stats import binomtest
 from timm.utils import AttentionExtract
 
 from refers_nb.attend import (attention_tables, evaluating, finding_attention, gradient_attention, match_attention, occlusion,
-                              plot_words, pointing_game, rollout, show_maps, view_weights, wilson, word_attention, word_maps,
-                              word_places)
+                              plot_words, pointing_game, rollout, show_maps, view_weights, wilson, word_attention, word_gradient,
+                              word_maps, word_places)
 from refers_nb.core import InputError
 from refers_nb.finetune import Classifier
 from refers_nb.phantom import phantoms
@@ -65,6 +65,7 @@ def test_looking_at_a_study_changes_nothing(study):
     model.train(); model.decoder.eval()
     was,weights = state(model),deepcopy(model.state_dict())
     match_attention(model, views, mask, report); word_attention(model, views, mask, report); view_weights(model, views, mask)
+    word_gradient(model, views, mask, report, [[3], [2, 4], [5]])
     assert state(model) == was and same(model.state_dict().values(), weights.values())
     model.eval()
     with torch.no_grad():
@@ -151,10 +152,11 @@ def test_occlusion_finds_the_pixels_that_count():
 def test_view_that_does_not_exist_gets_nothing(study):
     model,views,mask,report = study
     noisy = views.clone(); noisy[~mask] = 1e3
-    for f in (match_attention, word_attention):
+    of_word = lambda *args: word_gradient(*args, [[3], [2, 4], [5]])
+    for f in (match_attention, word_attention, of_word):
         a,b = f(model, views, mask, report),f(model, noisy, mask, report)
         assert torch.allclose(a, b, atol=1e-6)
-        a = a if f is match_attention else a.transpose(1, 2)             # (bs, k, ...)
+        a = a.transpose(1, 2) if f is word_attention else a              # (bs, k, ...)
         assert (a[~mask] == 0).all() and (a[mask].flatten(1).sum(1) > 0).all()
     w,share = view_weights(model, views, mask)
     assert w.shape == (3, 3, 4, 4) and (w[~mask] == 0).all() and (share[~mask] == 0).all()
@@ -187,6 +189,24 @@ def test_a_row_belongs_to_the_next_word(study):
     other = report.clone(); other[:, 6] = (other[:, 6] - 3) % 296 + 4
     moved = (word_attention(model, views, mask, report) - word_attention(model, views, mask, other)).abs().amax((-3, -2, -1))
     assert (moved[:, :6] == 0).all() and (moved[:, 6] > 0).all(), 'word 6 is written by row 5, and read from row 6 on'
+
+
+def test_a_word_is_explained_by_its_probability_after_the_words_before_it(study):
+    model,views,mask,report = study
+    places = [[3], [2, 4], [11]]
+    got = word_gradient(model, views, mask, report, places)
+    later = report.clone(); later[0, 4:],later[1, 5:] = 7,9
+    assert torch.allclose(word_gradient(model, views, mask, later, places)[:2], got[:2], rtol=1e-3, atol=1e-8), 'later words explain nothing'
+    other = report.clone(); other[0, 3] = (other[0, 3]-3) % 296 + 4
+    assert not torch.allclose(word_gradient(model, views, mask, other, places)[0], got[0], rtol=1e-2, atol=1e-8), 'another word, another map'
+    def score(tokens):                                                   # the second study, one view, the long way round
+        x = torch.zeros(1, 3, *tokens.shape[1:]).index_put((torch.tensor([0]), torch.tensor([0])), tokens)
+        memory,_,w = model.fusion(x, mask[1:2])
+        p = model.decoder(report[1:2, :5], memory, mask[1:2].repeat_interleave(w.shape[-1], 1)).softmax(-1)
+        return (p[:, 1, report[1, 2]]*p[:, 3, report[1, 4]]).log()
+    with evaluating(model): want = gradient_attention(model.vision, views[1, :1], score)
+    assert torch.allclose(got[1, 0], want[0], rtol=1e-3, atol=1e-8)
+    with pytest.raises(InputError, match='place 0 is the start'): word_gradient(model, views, mask, report, [[1], [0, 2], [1]])
 
 
 def test_match_needs_a_report_encoder_and_reads_the_report(study):
@@ -310,8 +330,10 @@ def test_maps_by_finding_and_maps_that_are_not_finite():
     with pytest.raises(InputError, match='a map of b is not finite'): pointing_game(maps, b, 64)
 
 
-def test_a_network_that_must_look_is_seen_looking():
-    "A bright square lies anywhere or nowhere, so only where it is can tell: own maps hit, the maps of others do not"
+@pytest.fixture(scope='module')
+def squares():
+    """Images, of which half have a bright square somewhere, so that only looking at it can tell; which ones; the boxes;
+    a classifier that has learned it from the first 192"""
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     x,y = torch.randn(256, 1, 64, 64)*.1,torch.from_numpy(rng.integers(0, 2, 256)).float()
@@ -326,7 +348,32 @@ def test_a_network_that_must_look_is_seen_looking():
         opt.zero_grad(); loss.backward(); opt.step()
     model.eval()
     with torch.no_grad(): assert ((model(x[192:])[:, 0] > 0).float() == y[192:]).float().mean() > .9, 'it has to have learned'
-    b = rows(*[(i, 'square', at[i, 1], at[i, 0], at[i, 1]+16, at[i, 0]+16) for i in range(256) if y[i]])
+    return x, y, rows(*[(i, 'square', at[i, 1], at[i, 0], at[i, 1]+16, at[i, 0]+16) for i in range(256) if y[i]]), model
+
+
+def test_a_network_that_must_look_is_seen_looking(squares):
+    "Own maps hit, the maps of others do not"
+    x,_,b,model = squares
     for maps in (finding_attention(model, x, 'square'), occlusion(model, x)[:, 0]):
         r = pointing_game(maps, b, 64).loc['square']
         assert r['low'] > 2*r['chance'] and r['low'] > r['others'], r.to_dict()
+
+
+def test_a_decoder_that_must_look_is_seen_looking(squares):
+    "Its report says whether there is a square, after a word that says nothing: the gradient of the word points at it"
+    x,y,b,clf = squares
+    report = torch.tensor([[1, 5, 7, 2], [1, 5, 6, 2]])[y.long()]          # 6: there is one, 7: there is none
+    torch.manual_seed(0)
+    model = Refers(dict(refers_config('tiny', vocab=8, size=64, k=1, max_len=4), text=None)).eval()
+    model.vision.load_state_dict(clf.vision.state_dict())
+    ones = torch.ones(256, 1, dtype=torch.bool)
+    with torch.no_grad(): tokens = model.see(x[:, None], ones)
+    def logits(at): return model.decoder(report[at], model.fusion(tokens[at], ones[at])[0])[:, 1]
+    opt = torch.optim.AdamW([*model.fusion.parameters(), *model.decoder.parameters()], 1e-3)
+    for step in range(60):
+        loss = torch.nn.functional.cross_entropy(logits(slice(192)), report[:192, 2])
+        opt.zero_grad(); loss.backward(); opt.step()
+    with torch.no_grad(): assert (logits(slice(192, None)).argmax(-1) == report[192:, 2]).float().mean() > .9, 'it has to have learned'
+    maps = word_gradient(model, x[:, None], ones, report, [[2]]*256)[:, 0]
+    r = pointing_game(maps, b, 64).loc['square']
+    assert r['low'] > 2*r['chance'] and r['low'] > r['others'], r.to_dict()
