@@ -75,7 +75,7 @@ def refers_pretrain(
     tau:float=None,         # Temperature of the matching loss (paper: 0.1)
     lam:float=None,         # Weight of study to report (paper: 0.75)
     text:str=None,          # Report encoder, Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT); default: a small one, from random
-    pool:str='mean',        # Its pooling, mean or cls (paper: cls)
+    pool:str='cls',         # Its pooling, cls or mean (paper: cls)
     freeze:int=0,           # Its first layers that stay as they are (paper: 6)
     vocab:int=3000,         # Vocabulary size at most (paper: 10,000)
     seed:int=None,          # Every random choice follows from it
@@ -89,7 +89,7 @@ def refers_pretrain(
     args = {k: getattr(s.pretrain, k) for k in PRETRAIN if k not in ('start', 'views')}
     weights = _weights(s.pretrain.start, s, s.pretrain.preset)
     from refers_nb.pretrain import pretrain
-    folder = pretrain(table, out, weights=weights, k=s.pretrain.views, text=text, pool=pool, freeze=freeze, vocab=vocab, seed=s.run.seed,
+    folder = pretrain(table, out, weights=weights, k=s.pretrain.views, text=dict(name=text, pool=pool) if text else None, freeze=freeze, vocab=vocab, seed=s.run.seed,
                       dev=s.run.device, dtype=s.run.precision, workers=s.run.workers or 0, **args)
     sys.stdout.write(f'{folder}\n')
 

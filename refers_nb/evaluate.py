@@ -300,6 +300,7 @@ def _verdict(row, ref, level):
     if row['p_holm'] >= level: return 'not significant'
     return f'{ref} better' if row['difference'] > 0 else f'{ref} worse'
 
+# %% ../nbs/43_evaluate.ipynb #9575a61d
 def released(
     folder,             # Results_of_fine-tuning of the REFERS release, the release itself, or any folder in it
     lists=None,         # DataProcessed of the release; default: the one beside the results, where there is one
@@ -424,6 +425,7 @@ def _pairs(names, reference):
     if reference and reference not in names: raise InputError(f'no run is called {reference}; there are {", ".join(names)}')
     return [(reference, o) for o in names if o != reference] if reference else list(itertools.combinations(names, 2))
 
+# %% ../nbs/43_evaluate.ipynb #3d2523c0
 def run_tests(
     runs,           # By `read_runs`
     reference=None, # Compare each run with this one; default: all pairs
@@ -443,6 +445,7 @@ def run_tests(
         parts.append(t)
     return pd.concat(parts, ignore_index=True)[keys + ['difference', 'low', 'high', 'p', 'p_holm']] if parts else pd.DataFrame(columns=keys)
 
+# %% ../nbs/43_evaluate.ipynb #b5c9713d
 def seed_tests(
     metrics,        # By `run_metrics`
     reference=None, # Compare each run with this one; default: all pairs
@@ -474,6 +477,7 @@ def plot_runs(
     for ax in axs.flat[len(names):]: ax.set_axis_off()
     return fig
 
+# %% ../nbs/43_evaluate.ipynb #3c353c5d
 def evaluate_runs(
     paths,          # Files predictions.parquet of `finetune` or `label_efficiency`, or their folders
     out=None,       # Folder for metrics.csv, tests.csv, seeds.csv, roc.png, reliability.png and report.md; None writes nothing

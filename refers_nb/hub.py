@@ -57,33 +57,27 @@ tags: [chest-radiographs, radiology-reports, vision-transformer]
 ```
 
 ## Intended use
-
-Research on representation learning, few-label classification, retrieval and report writing with chest radiographs, and teaching it. Out of scope: any decision about a patient, and
-images of other kinds, ages or machines than those below without a measurement first. The model has the biases of the images and reports it was trained on: hospital, scanner, projection, language.
+Research on representation learning, few-label classification, retrieval and report writing with chest radiographs,
+and teaching it. Out of scope: any decision about a patient, and images of other kinds, ages or machines than those below
+without a measurement first. It has the biases of what it was trained on: hospital, scanner, projection, language.
 
 ## Data
-
 {data}
 
 **Terms of the data:** {terms}. They may bind the weights too.
 
 ## Results
-
 {metrics}
 
 On the held-out split of the same data, which may also have chosen settings: no estimate for another hospital.
 
 ## Training
-
 {training}
 
 ## Architecture
-
 {architecture}
 
-## Method
-
-Zhou et al., "Generalized radiograph representation learning via cross-supervision between images and
+Method: Zhou et al., "Generalized radiograph representation learning via cross-supervision between images and
 free-text radiology reports", Nature Machine Intelligence 2022 (arXiv 2111.03452).
 '''
 
@@ -249,7 +243,8 @@ def push_to_hub(
     try:
         api.create_repo(name, private=private, exist_ok=True)
         return str(api.upload_folder(repo_id=name, folder_path=folder, allow_patterns=[*FILES], commit_message=f'{config["class"]} of refers_nb').commit_url)
-    except (OSError, ValueError) as e: raise InputError(f'{name} cannot be written on the Hugging Face hub (log in with `hf auth login`, or give a token that may): {e}') from e
+    except (OSError, ValueError) as e:
+        raise InputError(f'{name} cannot be written on the Hugging Face hub (log in with `hf auth login`, or give a token that may): {e}') from e
 
 # %% ../nbs/25_hub.ipynb #cc177726
 def checkpoint_folder(

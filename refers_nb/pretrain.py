@@ -152,36 +152,39 @@ class Board(Callback):
 # %% ../nbs/33_pretrain.ipynb #1c5be6b2
 def _told(learn, args, table, df):
     "What the model card says of a run: arguments, data, and what it reached on the validation split"
-    names = {o: args[o] and Path(args[o]).name for o in ('weights', 'text')}    # a shared checkpoint tells no paths
+    text = args['text'] | {k: Path(v).name for k,v in args['text'].items() if k=='name'}    # a shared checkpoint tells no paths
     scores = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
     studies = {f'{o} studies': len(dl.dataset) for o,dl in zip(('training', 'validation'), learn.dls.loaders)}
     store = learn.dls.train.dataset.store
     data = dict(described(table), stored=store.size, fit=store.index.attrs.get('fit'), images=int(df.split.isin(['train', 'valid']).sum()), **studies)
-    return dict(args, **names, data=data, metrics=dict(scores, temperature=learn.loss_func.tau.item()))
+    return dict(args, weights=args['weights'] and Path(args['weights']).name, text=text, data=data, metrics=dict(scores, temperature=learn.loss_func.tau.item()))
 
 def _learner(df, table, out, a, dev, workers, opt):
     "Learner with the arguments `a` of `pretrain` and `opt` of `pretrain_learner`, its tokenizer"
     torch.manual_seed(a.seed)
-    tok,store = _tokenizer(out, df, a.vocab, a.max_len, a.text),ImageStore(Path(table).parent if Path(table).is_file() else table)
+    tok,store = _tokenizer(out, df, a.vocab, a.max_len, a.text.get('name')),ImageStore(Path(table).parent if Path(table).is_file() else table)
     augment = Augment(a.size, (a.scale, 1.), light=a.light, rotate=a.rotate)
     dls,drop = study_dls(df, store, tok, a.size, a.k, a.bs, a.seed, a.flip, augment, dev, workers),dict(dropout=a.dropout)
     model = refers_model(a.preset, a.weights, vocab=len(tok), size=a.size, k=a.k, fusion=a.fusion, max_len=a.max_len, drop_path=a.drop_path,
-                         freeze=a.freeze, text=dict(drop, pool=a.pool, name=a.text), decoder=drop)
+                         freeze=a.freeze, text=drop | a.text, decoder=drop)
     loss = RefersLoss(a.tau, a.lam, a.gen, a.match, a.learn_tau, a.mask_same, tok.pad_id)
     return quiet(pretrain_learner(dls, model, loss, vision_lr=a.vision_lr, dtype=precision(a.dtype, dev), **opt)),tok
 
 def _run(table, out, args, opt, workers, save_every, tensorboard):
     "The run of `pretrain` in `out`: what makes it another one is in `args` and `opt`, the rest may differ when it goes on"
+    args['vision_lr'] = args['vision_lr'] or (.2 if args['weights'] else 1.)
+    args['text'] = {k: str(v) if k=='name' else v for k,v in (args['text'] or {}).items()}
     df,a = read_studies(table),SimpleNamespace(**args)
     dev = device(a.dev)
-    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), **{o: args[o] and str(args[o]) for o in ('weights', 'text')})
+    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
     if (out/'checkpoint').exists(): return _finished(out, args)
     learn,tok = _learner(df, table, out, a, dev, workers, opt)
     record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), learn.dls.loaders)})
     cbs = [warmup_cosine(learn.max_lrs, a.warmup), Checkpoint(out/'state.pt', save_every, a.seed, args), SaveHistory(out/'history.csv')]
     with record:
         learn.fit(a.epochs, cbs=cbs + ([Board(out/'tensorboard')] if tensorboard else []))
-        save_checkpoint(learn.model, tok, out/'checkpoint', _told(learn, args, table, df), 'An encoder of chest radiographs, taught by the reports of their studies.')
+        save_checkpoint(learn.model, tok, out/'checkpoint', _told(learn, args, table, df),
+                        'An encoder of chest radiographs, taught by the reports of their studies.')
     return out/'checkpoint'
 
 # %% ../nbs/33_pretrain.ipynb #a67e37b7
@@ -195,8 +198,7 @@ def pretrain(
     bs:int=64,              # Studies a batch (paper: 128)
     epochs:int=12,          # Passes over the training studies
     fusion:str='attention', # 'attention', or 'gate' as released
-    text:str=None,          # Report encoder by Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT); None: a small one, from random
-    pool:str='mean',        # Its pooling, 'mean' or 'cls' (paper: cls)
+    text:dict=None,         # Changes to the report encoder (paper: dict(name='emilyalsentzer/Bio_ClinicalBERT', pool='cls'))
     freeze:int=0,           # Its layers that stay as they are, with the embeddings (paper: 6)
     vocab:int=3000,         # Vocabulary size at most (paper: 10,000)
     max_len:int=100,        # Longest report in tokens (paper: 100)
@@ -223,6 +225,5 @@ def pretrain(
     **kwargs                # Optimiser: `lr`, `text_lr`, `wd`, `opt`, `clip`, `accum` of `pretrain_learner`
 )->Path:                    # The checkpoint, `out/checkpoint`
     "Pre-train on the studies of a prepared folder; resumes, returns at once when done"
-    vision_lr = vision_lr or (.2 if weights else 1.)
     args = {k:v for k,v in locals().items() if k not in ('table', 'out', 'workers', 'save_every', 'tensorboard', 'kwargs')}
     return _run(table, Path(out), args, kwargs, workers, save_every, tensorboard)

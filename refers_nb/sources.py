@@ -84,6 +84,7 @@ def _checked(df, path, *cols):
     if not len(df): raise InputError(f'{path}: no rows below the header')
     return df
 
+# %% ../nbs/15_sources.ipynb #b424be35
 def _unpacked(path):
     "Bytes of a file that may be compressed"
     path,kinds = Path(path),{'.gz': gzip.open, '.bz2': bz2.open, '.xz': lzma.open}
@@ -936,7 +937,8 @@ def _csv(df, path):
 
 # %% ../nbs/15_sources.ipynb #fa5c0497
 TERMS = dict(
-    mimic_cxr='PhysioNet Credentialed Health Data License; nobody may pass the data on, and a model that has seen them needs the same care: ask PhysioNet before you publish weights',
+    mimic_cxr='PhysioNet Credentialed Health Data License; nobody may pass the data on, and a model that has seen them needs the same care: '
+              'ask PhysioNet before you publish weights',
     iu_xray='CC BY-NC-ND 4.0, as far as known; cite Demner-Fushman et al., JAMIA 2016',
     nih14='unrestricted, with attribution to the NIH Clinical Center and Wang et al., CVPR 2017',
     vinbig='rules of the VinBigData competition, research and education only; cite Nguyen et al., Scientific Data 2022',
