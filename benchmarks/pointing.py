@@ -34,9 +34,10 @@ def trained(out, seed, a):
     phantom_set(out/'data', a.size, train=(a.studies, 100+seed), valid=(200, 200+seed))
     checkpoint = pretrain(out/'data', out/'pretrain', 'tiny', weights=start, size=a.size, epochs=a.epochs, vocab=1000, seed=seed,
                           tensorboard=False, **RECIPE)
-    if not (out/'finetune'/'model').exists():
-        finetune(out/'data', checkpoint, out/'finetune', size=a.size, steps=a.steps, evals=4, lr=2e-4, seed=seed, augment=False)
-    return *load_checkpoint(checkpoint, Refers), load_checkpoint(out/'finetune'/'model', Classifier)[0]
+    tuned = out/f'finetune-{a.steps}'
+    if not (tuned/'model').exists():
+        finetune(out/'data', checkpoint, tuned, size=a.size, steps=a.steps, evals=4, lr=2e-4, seed=seed, augment=False)
+    return *load_checkpoint(checkpoint, Refers), load_checkpoint(tuned/'model', Classifier)[0]
 
 def named(words, finding):
     "Of the words of a report with their places: the sentence up to the word that first affirms the finding, of the right side"

@@ -244,8 +244,9 @@ def word_maps(
     report, # Tokens of one report (t,), start first
     maps,   # Of `word_attention`, one study (t-1, k, gh, gw)
 )->tuple:   # Words (list), their maps (n, k, gh, gw)
-    "Maps of whole words: the mean over the pieces of each"
-    words,places = zip(*word_places(tok, report))
+    "Maps of whole words: the mean over the pieces of each; `InputError` for a report without any"
+    if not (found := word_places(tok, report)): raise InputError('this report has no words, so there is nothing to explain')
+    words,places = zip(*found)
     return list(words), torch.stack([maps[[i-1 for i in o]].mean(0) for o in places])
 
 # %% ../nbs/45_attend.ipynb #b90522d5

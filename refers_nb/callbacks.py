@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ResumableLearner', 'decay_groups', 'adamw', 'paper_sgd', 'warmup_cosine', 'fuse_attention', 'Precision',
-           'NonFiniteLoss', 'StopOnNonFinite', 'Checkpoint', 'SaveHistory']
+           'NonFiniteLoss', 'StopOnNonFinite', 'Checkpoint', 'changed', 'SaveHistory']
 
 # %% ../nbs/32_callbacks.ipynb #bb84bfaf
 import numpy as np, pandas as pd, torch
@@ -160,12 +160,18 @@ def _save(self, epoch=None):
     state = _plain(state)
     with atomic(self.path) as tmp: torch.save(state, tmp)
 
+def changed(
+    was:dict, # Arguments that a run has recorded
+    now:dict, # Arguments that are given
+)->str:       # What differs, '' for nothing
+    "How two calls of a run differ; an argument that the run did not know yet counts as off"
+    return '; '.join(f'{k} was {was.get(k)!r}, now {v!r}' for k,v in now.items() if (was[k]!=v if k in was else v))
+
 def _load(self):
     "Put the learner where the state was saved"
     try: state = torch.load(self.path, map_location='cpu', weights_only=True)
     except Exception as e: raise InputError(f'{self.path} cannot be resumed from: {type(e).__name__}. Delete it to start anew.') from e
-    other = [f'{k} was {state["args"].get(k)!r}, now {v!r}' for k,v in self.args.items() if state['args'].get(k)!=v]
-    if other: raise InputError(f'{self.path} belongs to a run with other arguments: {"; ".join(other)}. '
+    if other := changed(state['args'], self.args): raise InputError(f'{self.path} belongs to a run with other arguments: {other}. '
                                'Use the same ones, another folder, or delete the file.')
     self.model.load_state_dict(state['model'])
     if state['loss']: self.loss_func.load_state_dict(state['loss'])

@@ -75,7 +75,7 @@ def refers_pretrain(
     tau:float=None,         # Temperature of the matching loss (paper: 0.1)
     lam:float=None,         # Weight of study to report (paper: 0.75)
     text:str=None,          # Report encoder, Hugging Face name or folder (paper: emilyalsentzer/Bio_ClinicalBERT); default: a small one, from random
-    pool:str='cls',         # Its pooling, cls or mean (paper: cls)
+    pool:str='cls',         # Pooling of `--text`, cls or mean (paper: cls)
     freeze:int=0,           # Its first layers that stay as they are (paper: 6)
     vocab:int=3000,         # Vocabulary size at most (paper: 10,000)
     seed:int=None,          # Every random choice follows from it
@@ -183,8 +183,11 @@ def _predictions(paths, out, reference, lists):
     if lists: raise InputError('--lists is for the released predictions')
     from refers_nb.evaluate import evaluate_runs
     if out is None: return sys.stdout.write(evaluate_runs(paths, None, reference) + '\n')
+    out = Path(out).expanduser()
+    if any(out.resolve() == (p if p.is_dir() else p.parent).resolve() for p in map(Path, paths)):
+        raise InputError(f'--out {out}: holds one of the runs, whose record would be overwritten; give a folder of its own')
     import matplotlib; matplotlib.use('Agg')
-    with run_record(out, dict(paths=[str(o) for o in paths], reference=reference)): text = evaluate_runs(paths, Path(out).expanduser(), reference)
+    with run_record(out, dict(paths=[str(o) for o in paths], reference=reference)): text = evaluate_runs(paths, out, reference)
     sys.stdout.write(text.split('\n\n![]')[0] + '\n')
 
 @call_parse
@@ -314,9 +317,9 @@ def refers_report(
     from refers_nb.generate import file_views, generate
     from refers_nb.hub import checkpoint_config, checkpoint_folder, load_checkpoint
     folder = checkpoint_folder(checkpoint)
-    (model,tok),data = load_checkpoint(folder),checkpoint_config(folder)['training'].get('data', {})
+    (model,tok),data = load_checkpoint(folder),(checkpoint_config(folder).get('training') or {}).get('data', {})
     if tok is None: raise InputError(f'{checkpoint} has no tokenizer, so its tokens cannot be read as words')
     views,mask = file_views(model, images, stored or data.get('stored') or 256, fit or data.get('fit') or 'letterbox')
     res = generate(model.to(find_device(s.run.device)), views, mask, tok, s.run.precision, bool(attention), beams=beams, max_len=max_len, no_repeat=no_repeat)
-    if attention: _looks(model, tok, views, mask, res, attention)
     sys.stdout.write(f'{res.texts[0]}\n\nWritten by a model, for research and teaching: not for clinical use.\n')
+    if attention: _looks(model, tok, views, mask, res, attention)

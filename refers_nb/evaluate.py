@@ -433,7 +433,7 @@ def run_tests(
     "Paired DeLong tests by patient of runs with the same share of labels and seed; Holm over all findings and pairs of those, for the mean over pairs"
     groups,parts,keys = {},[],['a', 'b', *RUN, 'finding']
     _pairs(list(dict.fromkeys(o.name for o in runs)), reference)
-    for o in runs: groups.setdefault(str(o[1:3]), {})[o.name] = o
+    for o in runs: groups.setdefault(str((float(o.fraction), float(o.seed))), {})[o.name] = o
     for g in groups.values():
         tests = []
         for a,b in _pairs(list(g), reference if reference in g else None):

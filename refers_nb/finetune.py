@@ -25,7 +25,7 @@ from .callbacks import Precision, SaveHistory, StopOnNonFinite, adamw, paper_sgd
 from .core import InputError, atomic, progress, run_record
 from .core import device as find_device, precision as find_precision
 from .data import SeededLoader, label_dls
-from .hub import checkpoint_config, load_checkpoint, refuse_pickle, save_checkpoint
+from .hub import checkpoint_config, load_checkpoint, refuse_pickle, save_checkpoint, without_path
 from .metrics import auroc, macro_auroc
 from .radiograph import ImageStore
 from .sources import described
@@ -307,8 +307,7 @@ def _write(res, out, info):
     "Predictions, AUROC by finding and the classifier"
     with atomic(out/'predictions.parquet') as p: res.predictions.to_parquet(p, index=False)
     with atomic(out/'auroc.csv') as p: res.auroc.rename_axis('finding').to_csv(p)
-    told = dict(info, init=Path(info['init']).name)                  # a shared checkpoint tells no paths
-    save_checkpoint(res.model, None, out/'model', told, 'A classifier of findings on chest radiographs.')
+    save_checkpoint(res.model, None, out/'model', dict(info, init=without_path(info['init'])), 'A classifier of findings on chest radiographs.')
 
 @delegates(finetune_learner)
 def finetune(

@@ -17,10 +17,10 @@ from fastcore.imports import in_notebook, noop
 from functools import partial
 from types import SimpleNamespace
 from .callbacks import (Checkpoint, Precision, ResumableLearner, SaveHistory, StopOnNonFinite,
-                                 adamw, paper_sgd, warmup_cosine)
+                                 adamw, changed, paper_sgd, warmup_cosine)
 from .core import InputError, device, precision, run_record
 from .data import Augment, study_dls
-from .hub import save_checkpoint
+from .hub import save_checkpoint, without_path
 from .losses import RefersLoss
 from .metrics import recall_at
 from .radiograph import ImageStore
@@ -130,8 +130,7 @@ def quiet(learn):
 def _finished(out, args):
     "A run that is done is not done again; with other arguments it is not overwritten"
     was = json.loads((out/'run.json').read_text())['args']
-    other = [f'{k} was {was.get(k)!r}, now {v!r}' for k,v in args.items() if was.get(k)!=v]
-    if other: raise InputError(f'{out} holds a finished run with other arguments: {"; ".join(other)}. Choose another folder.')
+    if other := changed(was, args): raise InputError(f'{out} holds a finished run with other arguments: {other}. Choose another folder.')
     return out/'checkpoint'
 
 class Board(Callback):
@@ -152,12 +151,12 @@ class Board(Callback):
 # %% ../nbs/33_pretrain.ipynb #1c5be6b2
 def _told(learn, args, table, df):
     "What the model card says of a run: arguments, data, and what it reached on the validation split"
-    text = args['text'] | {k: Path(v).name for k,v in args['text'].items() if k=='name'}    # a shared checkpoint tells no paths
+    text = {k: without_path(v) if k=='name' else v for k,v in args['text'].items()}
     scores = dict(zip(learn.recorder.metric_names[1:], map(float, learn.recorder.values[-1])))
     studies = {f'{o} studies': len(dl.dataset) for o,dl in zip(('training', 'validation'), learn.dls.loaders)}
     store = learn.dls.train.dataset.store
     data = dict(described(table), stored=store.size, fit=store.index.attrs.get('fit'), images=int(df.split.isin(['train', 'valid']).sum()), **studies)
-    return dict(args, weights=args['weights'] and Path(args['weights']).name, text=text, data=data, metrics=dict(scores, temperature=learn.loss_func.tau.item()))
+    return dict(args, weights=args['weights'] and without_path(args['weights']), text=text, data=data, metrics=dict(scores, temperature=learn.loss_func.tau.item()))
 
 def _learner(df, table, out, a, dev, workers, opt):
     "Learner with the arguments `a` of `pretrain` and `opt` of `pretrain_learner`, its tokenizer"
@@ -172,12 +171,14 @@ def _learner(df, table, out, a, dev, workers, opt):
 
 def _run(table, out, args, opt, workers, save_every, tensorboard):
     "The run of `pretrain` in `out`: what makes it another one is in `args` and `opt`, the rest may differ when it goes on"
-    args['vision_lr'] = args['vision_lr'] or (.2 if args['weights'] else 1.)
+    if args['vision_lr'] is None: args['vision_lr'] = .2 if args['weights'] else 1.
     args['text'] = {k: str(v) if k=='name' else v for k,v in (args['text'] or {}).items()}
     df,a = read_studies(table),SimpleNamespace(**args)
     dev = device(a.dev)
     args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
     if (out/'checkpoint').exists(): return _finished(out, args)
+    if not (out/'state.pt').exists(): # a run that ended before its first save leaves vocabularies, perhaps of other arguments
+        for o in ('tokenizer.json', 'words.json'): (out/o).unlink(missing_ok=True)
     learn,tok = _learner(df, table, out, a, dev, workers, opt)
     record = run_record(out, args, table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), learn.dls.loaders)})
     cbs = [warmup_cosine(learn.max_lrs, a.warmup), Checkpoint(out/'state.pt', save_every, a.seed, args), SaveHistory(out/'history.csv')]
@@ -210,7 +211,7 @@ def pretrain(
     mask_same:bool=True,    # Equal reports are no negatives of each other (paper: they are)
     flip:float=.5,          # Chance to flip a study (paper: 0.5)
     drop_path:float=0.,     # Stochastic depth of the encoder (paper: none)
-    dropout:float=.1,       # Dropout of report encoder and decoder (paper: 0.1)
+    dropout:float=.1,       # Dropout of report encoder (a named one keeps its own) and decoder (paper: 0.1)
     vision_lr:float=None,   # Learning rate of the encoder as a share of `lr`; default 0.2 from weights, 1 from random (paper: 1)
     warmup:float=.05,       # Share of the steps that warm up
     scale:float=.6,         # Smallest share of the area that a crop keeps (paper: 0.05)

@@ -11,7 +11,7 @@ from refers_nb.core import InputError
 from refers_nb.hub import (checkpoint_config, from_finetuned, from_released, load_checkpoint, own_tensors, refuse_pickle,
                            save_checkpoint, save_hf)
 from refers_nb.refers import refers_model
-from refers_nb.tokens import Tokenizer
+from refers_nb.tokens import EncoderTokenizer, Tokenizer
 from refers_nb.vision import VisionEncoder, mismatch, read_weights
 
 
@@ -251,6 +251,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
         if what == 'preupload':
             return self.answer(200, {'files': [{'path': o['path'], 'uploadMode': 'regular', 'shouldIgnore': False} for o in json.loads(body)['files']]})
         for o in map(json.loads, body.splitlines()):
+            if o['key'] == 'deletedFile': del self.repos[f'{owner}/{name}'][1][o['value']['path']]
             if o['key'] == 'file': self.repos[f'{owner}/{name}'][1][o['value']['path']] = base64.b64decode(o['value']['content'])
         self.answer(200, {'success': True, 'commitOid': 'c'*40, 'commitUrl': f'http://{self.headers["host"]}/{owner}/{name}/commit/{"c"*40}'})
 
@@ -284,11 +285,34 @@ for call in (lambda: push_to_hub(folder, 'me/mine', token='hf_wrong'), lambda: f
 '''
 
 
+def test_without_a_network_the_hub_is_a_sentence(saved):
+    code = "import sys; from refers_nb.core import InputError; from refers_nb.hub import push_to_hub\ntry: push_to_hub(sys.argv[1], 'me/mine', token='x')\nexcept InputError as e: print(e)"
+    env = os.environ | dict(HF_ENDPOINT='http://127.0.0.1:9', PYTHONWARNINGS='ignore')
+    p = subprocess.run([sys.executable, '-c', code, saved[0]], capture_output=True, text=True, env=env, timeout=120)
+    assert p.returncode == 0 and 'me/mine cannot be written on the Hugging Face hub; it needs a network' in p.stdout, p.stderr
+
+
+def test_the_vocabulary_of_a_report_encoder_is_part_of_a_checkpoint(saved, tmp_path):
+    "Missing it is an error; one that lies there by accident is not read; the card keeps the terms of the data"
+    tok = Tokenizer.train(['no acute disease', 'small left pleural effusion']*2)
+    hf = type(tok.hf).from_str(tok.hf.to_str()); hf.enable_padding(pad_id=0, pad_token='[PAD]')
+    tok.words,told = EncoderTokenizer(hf),dict(data=dict(source='folder', terms='mine alone'))
+    folder = save_checkpoint(saved[1], tok, tmp_path/'c', told)
+    assert load_checkpoint(folder)[1].words('left effusion').tolist() == tok('left effusion').tolist()
+    assert told['data']['terms'] == 'mine alone' and 'mine alone' in (folder/'README.md').read_text()
+    shutil.copy(folder/'words.json', tmp_path/'words.json')
+    (folder/'words.json').unlink()
+    with pytest.raises(InputError, match='no words.json'): load_checkpoint(folder)
+    plain = shutil.copytree(saved[0], tmp_path/'plain')
+    shutil.copy(tmp_path/'words.json', plain)
+    assert load_checkpoint(plain)[1].words is None
+
+
 def test_a_checkpoint_goes_to_the_hub_and_comes_back(saved, tmp_path):
     "Private, only its own files, the same weights, later without a network; a wrong token and an unknown name are told"
     folder = shutil.copytree(saved[0], tmp_path/'c')
     (folder/'patients.csv').write_text('name\n')
-    Hub.repos = {}
+    Hub.repos = {'me/mine': (True, {'words.json': b'of an earlier model'})}
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         env = os.environ | dict(HF_ENDPOINT=f'http://127.0.0.1:{server.server_port}', HF_HOME=str(tmp_path/'hf'), HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1', PYTHONWARNINGS='ignore')
