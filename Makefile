@@ -24,14 +24,18 @@ test:      # Everything: notebooks and modules in step, every notebook, pytest, 
 	@$(MAKE) --no-print-directory -j2 check wheel
 
 check: export PATH := $(CURDIR)/$(BIN):$(PATH)
-check: .venv/.installed  # The same without the wheel
-	$(BIN)/python -m pytest tests/test_repository.py
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test nbs --n-workers 2 --timing
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_repository.py
+check: .venv/.installed  # The same without the wheel; what the notebooks and tests write goes to a folder that is removed
+	@export OMP_NUM_THREADS=1 TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && set -x && \
+	$(BIN)/python -m pytest tests/test_repository.py && \
+	$(BIN)/nbdev-test nbs --n-workers 2 --timing && \
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_repository.py
 
 # A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
-.venv-wheel/.installed: pyproject.toml constraints.txt
+# torch and its CUDA libraries, 6 GB, are hard links to the files of the first one; where links cannot be, pip installs them.
+.venv-wheel/.installed: .venv/.installed
 	@$(PYTHON) -m venv --clear .venv-wheel
+	@cd .venv/lib/python*/site-packages && cp -al torch torch-* torchgen functorch triton* nvidia* cuda* \
+		$(CURDIR)/.venv-wheel/lib/python*/site-packages 2>/dev/null || true
 	@rm -rf build dist
 	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
 	.venv-wheel/bin/python -m pip install -q --no-compile -c constraints.txt dist/refers_nb-*.whl
