@@ -25,13 +25,12 @@ from .callbacks import Precision, SaveHistory, StopOnNonFinite, adamw, paper_sgd
 from .core import InputError, atomic, progress, run_record
 from .core import device as find_device, precision as find_precision
 from .data import SeededLoader, label_dls
-from .hub import checkpoint_config, load_checkpoint, refuse_pickle, save_checkpoint, without_path
+from .hub import load_encoder, refuse_pickle, save_checkpoint, without_path
 from .metrics import auroc, macro_auroc
 from .radiograph import ImageStore
 from .sources import described
-from .refers import Refers
 from .studies import label_fraction, label_names, read_studies
-from .vision import VisionEncoder, load_vision, vision_encoder
+from .vision import VisionEncoder, vision_encoder
 
 # %% ../nbs/41_finetune.ipynb #9985713a
 class Classifier(nn.Module):
@@ -78,14 +77,6 @@ def _ours(path):
     try: return 'class' in json.loads((path/'config.json').read_text())
     except (OSError, ValueError, TypeError): return False
 
-def _from_checkpoint(path, size):
-    "The encoder of a checkpoint, its positions interpolated where `size` is another"
-    kind = Classifier if checkpoint_config(path)['class'] == 'Classifier' else Refers
-    enc = load_checkpoint(path, kind)[0].vision.requires_grad_(True)
-    if size in (None, enc.size): return enc
-    new = VisionEncoder(enc.name, size=size, in_chans=enc.in_chans)
-    return load_vision(new, enc.vit.state_dict(), f'{path}')
-
 # %% ../nbs/41_finetune.ipynb #66e57ded
 def encoder_from(
     start,       # 'random', a checkpoint folder, a file or folder of timm weights, or a timm name
@@ -99,7 +90,7 @@ def encoder_from(
     looks_like_path = str(start)[0] in '~./' or (len(path.parts) > 1 and ':' not in str(start))
     weights = path.is_file() or (path.is_dir() and not _ours(path) and (path/'model.safetensors').exists())
     if weights or not (path.exists() or looks_like_path): return vision_encoder(**arch, weights=str(start))
-    return _from_checkpoint(path, size)
+    return load_encoder(path, size)
 
 # %% ../nbs/41_finetune.ipynb #b8d0c230
 class BudgetLoader(SeededLoader):

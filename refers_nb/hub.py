@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FILES', 'CARD', 'PICKLES', 'NAMES', 'own_tensors', 'without_path', 'model_card', 'save_checkpoint', 'refuse_pickle',
-           'checkpoint_config', 'load_checkpoint', 'push_to_hub', 'checkpoint_folder', 'from_pretrained',
-           'released_layout', 'released_config', 'from_released', 'from_finetuned', 'save_timm', 'save_hf']
+           'checkpoint_config', 'load_checkpoint', 'load_encoder', 'push_to_hub', 'checkpoint_folder',
+           'from_pretrained', 'released_layout', 'released_config', 'from_released', 'from_finetuned', 'save_timm',
+           'save_hf']
 
 # %% ../nbs/25_hub.ipynb #ac56866b
 import json, math, os, re, shutil, tempfile, warnings
@@ -207,10 +208,13 @@ def checkpoint_config(
     return config
 
 # %% ../nbs/25_hub.ipynb #9ede5c63
+def _tensors(path):
+    try: return load_file(path)
+    except (SafetensorError, OSError) as e: raise InputError(f'{path} is not readable as safetensors: {e}') from None
+
 def _fill(model, path):
     "Copy the weights at `path` into `model`; `InputError` names every key that does not fit"
-    try: have = load_file(path)
-    except (SafetensorError, OSError) as e: raise InputError(f'{path} is not readable as safetensors: {e}') from None
+    have = _tensors(path)
     if wrong := mismatch(own_tensors(model), have): raise InputError(f'{path} is of another architecture: {wrong}')
     model.load_state_dict(have, strict=False)   # names are checked above; tied names are left out of the file
     return model
@@ -244,6 +248,20 @@ def load_checkpoint(
     except (TypeError, KeyError, ValueError, RuntimeError) as e:
         raise InputError(f'{folder/"config.json"} describes no {cls.__name__} that this version can build: {e}') from None
     return _fill(model, folder/'model.safetensors').eval(), _tokenizer(folder, config)
+
+# %% ../nbs/25_hub.ipynb #f0e7c408
+def load_encoder(
+    folder,    # Checkpoint folder of any model here that has an encoder `vision`
+    size=None, # Image side in pixels; default: as pre-trained
+)->VisionEncoder:
+    "The encoder of a checkpoint, to be trained further; `InputError` names every key that does not fit"
+    folder,config = _folder(folder),checkpoint_config(folder)
+    vision = config['architecture'].get('vision')
+    if not isinstance(vision, dict): raise InputError(f'{folder} holds a {config["class"]}, which has no encoder')
+    try: enc = VisionEncoder(**{k: v for k,v in vision.items() if k != 'drop_path'} | ({'size': size} if size else {}))
+    except TypeError as e: raise InputError(f'{folder/"config.json"} describes no encoder that this version can build: {e}') from None
+    state = _tensors(folder/'model.safetensors')
+    return load_vision(enc, {k[11:]: v for k,v in state.items() if k.startswith('vision.vit.')}, str(folder))
 
 # %% ../nbs/25_hub.ipynb #25fdbfaa
 def push_to_hub(
