@@ -66,6 +66,8 @@ class StudyItems:
         self.rows,self.epoch = [rows[o] for o in studies.rows],0
 
     def __len__(self): return len(self.reports)
+    @property
+    def images(self): return sum(min(self.k, len(o)) for o in self.rows)   # shown in one pass
 
 # %% ../nbs/14_data.ipynb #8c63e024
 def _readers(tok): return [o for o in (tok, tok.words) if o is not None]
