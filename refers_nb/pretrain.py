@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPTIMISERS', 'TeacherForcing', 'LossPart', 'text_groups', 'RetrievalRecall', 'pretrain_learner', 'quiet', 'finished',
-           'Board', 'told', 'fit_run', 'pretrain']
+           'Board', 'told', 'fit_run', 'images_seen', 'pretrain']
 
 # %% ../nbs/33_pretrain.ipynb #f94c63ee
 import json, os, numpy as np, pandas as pd, sys, torch
@@ -180,11 +180,17 @@ def fit_run(
 )->Path:             # The checkpoint
     "Fit with a record, a history and a state to resume from; then write the checkpoint"
     cbs = [warmup_cosine(learn.max_lrs, args['warmup']), Checkpoint(out/'state.pt', save_every, args['seed'], args), SaveHistory(out/'history.csv')]
-    with run_record(out, args, **facts):
+    with run_record(out, args, steps=args['epochs']*len(learn.dls.train), **facts):
         learn.fit(args['epochs'], cbs=cbs + ([Board(out/'tensorboard')] if tensorboard else []))
         return save_checkpoint(learn.model, tok, out/'checkpoint', card(learn), text)
 
 # %% ../nbs/33_pretrain.ipynb #5508938c
+def images_seen(
+    dl # `StudyLoader` of training
+)->int: # Images that the encoder sees in one pass, as expected (what the last batch drops changes)
+    "The length of a pass in images"
+    return round(dl.dataset.images*len(dl)*dl.bs/len(dl.dataset)) if dl.drop_last else dl.dataset.images
+
 def _learner(df, table, out, a, dev, workers, opt):
     "Learner with the arguments `a` of `pretrain` and `opt` of `pretrain_learner`, its tokenizer"
     torch.manual_seed(a.seed)
@@ -211,7 +217,7 @@ def _run(table, out, args, opt, workers, save_every, tensorboard):
     card = lambda learn: (d := told(learn, args | dict(text=hide), table, df)) | dict(metrics=d['metrics'] | dict(temperature=learn.loss_func.tau.item()))
     return fit_run(learn, tok, out, args, card, 'An encoder of chest radiographs, taught by the reports of their studies.', save_every, tensorboard,
                    table=str(table), studies={o:len(dl.dataset) for o,dl in zip(('train', 'valid'), learn.dls.loaders)},
-                   images=learn.dls.train.dataset.images)
+                   images_seen=a.epochs*images_seen(learn.dls.train))
 
 # %% ../nbs/33_pretrain.ipynb #a67e37b7
 def pretrain(
