@@ -49,6 +49,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'refers_nb.baselines.baselines': ('baselines.html#baselines', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.image_dls': ('baselines.html#image_dls', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.images_of': ('baselines.html#images_of', 'refers_nb/baselines.py'),
+                                     'refers_nb.baselines.method_of': ('baselines.html#method_of', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.nt_xent': ('baselines.html#nt_xent', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.partner': ('baselines.html#partner', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.patches': ('baselines.html#patches', 'refers_nb/baselines.py'),

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Restored', 'TASKS', 'BASELINES', 'IMAGENET', 'nt_xent', 'SimCLR', 'CropItems', 'partner', 'patches', 'swap_squares',
            'Restorer', 'restoration_loss', 'report_labels', 'images_of', 'image_dls', 'pretrain_images', 'baseline',
-           'baselines']
+           'method_of', 'baselines']
 
-# %% ../nbs/42_baselines.ipynb #b359580c
+# %% ../nbs/42_baselines.ipynb #3c64adb5
 import inspect, json, numpy as np, pandas as pd, torch, torch.nn.functional as F
 from collections import namedtuple
 from functools import partial
@@ -26,6 +26,7 @@ from .clinical import label_reports
 from .core import InputError, atomic, device, precision
 from .data import Augment, LabelItems, SeededLoader, StudyItems
 from .finetune import ARCH, BudgetLoader, Classifier, encoder_from, masked_bce
+from .hub import checkpoint_config
 from .losses import gather
 from .metrics import macro_auroc
 from .pretrain import OPTIMISERS, finished, fit_run, pretrain, quiet, told
@@ -298,6 +299,16 @@ def baseline(
     if method in _PARTS: return pretrain(table, out, **{k: v for k,v in recipe.items() if k in ours} | _PARTS[method])
     if method in TASKS: return pretrain_images(table, out, method, **{k: v for k,v in recipe.items() if k in images})
     raise InputError(f'method is {method!r}: one of {", ".join(TASKS + tuple(_PARTS))}')
+
+# %% ../nbs/42_baselines.ipynb #ac2cc642
+def method_of(
+    folder # Checkpoint folder
+)->str:    # One of `BASELINES`
+    "How the encoder of a checkpoint was taught"
+    c = checkpoint_config(folder)
+    arch,how = c['architecture'],c['training']
+    if c['class'] == 'Refers': return next((m for m,o in _PARTS.items() if o and o.items() <= how.items()), 'refers')
+    return {'SimCLR': 'simclr', 'Restorer': arch.get('task'), 'Classifier': 'labels'}.get(c['class'], c['class'])
 
 # %% ../nbs/42_baselines.ipynb #3f5aec2b
 IMAGENET = 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'

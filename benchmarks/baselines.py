@@ -1,0 +1,61 @@
+"""Label efficiency of every start in one table: no pre-training, ImageNet, radiographs alone, labels from reports, reports.
+
+    python benchmarks/baselines.py OUT                                         # phantoms, three fractions, five seeds
+    python benchmarks/baselines.py OUT --reports DIR --sets a=DIR,b=DIR ...    # folders by refers-prep
+
+All pre-trainings have the same encoder, the same start (`--begin`), the same number of images seen and of steps, and the default learning rates
+of this library; all fine-tunings the same steps. Two rows of one set differ in the start alone. `--steps` and `--findings` may be given by set:
+`--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Goes on where it was stopped; OUT/results.csv holds a row
+a cell, OUT/report.md the tables: mean and deviation over the seeds, and the tests against REFERS.
+"""
+import argparse, os, time, warnings
+from pathlib import Path
+warnings.filterwarnings('ignore')
+import matplotlib; matplotlib.use('Agg')
+from refers_nb.baselines import BASELINES, IMAGENET, baselines
+from refers_nb.cli import RECIPE, phantom_set
+from refers_nb.core import atomic, run_record
+from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency, markdown_table, plot_label_efficiency
+
+CROPS = dict(simclr=dict(scale=.3, light=.3, rotate=10.))     # without crops its task is trivial
+
+def pairs(text): return dict(o.split('=', 1) for o in text.split(',') if o)
+
+def phantoms(out, a):
+    "Reports and labels of phantoms, with the recipe of refers-demo"
+    phantom_set(out/'data'/'reports', 64, train=(4000, 1), valid=(200, 2))
+    phantom_set(out/'data'/'labels', 64, train=(2000, 3), valid=(133, 4), test=(400, 5))
+    labels = dict(phantoms=dict(table=out/'data'/'labels', steps=50, size=64, lr=3e-5, head_lr=1e-2, augment=False, evals=2))
+    return out/'data'/'reports',labels,RECIPE | dict(size=64, epochs=a.epochs or 5, changes=CROPS)
+
+def given(a, fractions):
+    "Real sets"
+    steps,findings,sets = pairs(a.steps),pairs(a.findings),{}
+    for name,where in pairs(a.sets).items():
+        n = [int(o) for o in steps.get(name, '').split('/') if o]
+        sets[name] = dict(table=where, size=a.size, steps=dict(zip(fractions, n)) if len(n) > 1 else n[0] if n else None)
+        if name in findings: sets[name]['findings'] = findings[name].split('/')
+    return a.reports,sets,dict(size=a.size, epochs=a.epochs or 8, drop_path=.1)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('out', type=Path); p.add_argument('--reports'); p.add_argument('--sets', default='')
+    p.add_argument('--methods', default=','.join(BASELINES)); p.add_argument('--imagenet', default=IMAGENET)
+    p.add_argument('--begin', default='random', choices=['random', 'imagenet']); p.add_argument('--size', type=int, default=128)
+    p.add_argument('--epochs', type=int); p.add_argument('--seeds', type=int); p.add_argument('--jobs', type=int, default=os.cpu_count())
+    p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
+    a = p.parse_args()
+    began,fractions,seeds = time.monotonic(),(.01, .1, 1.),range(a.seeds or (3 if a.sets else 5))
+    with run_record(a.out, vars(a) | dict(out=str(a.out))):
+        reports,sets,recipe = given(a, fractions) if a.sets else phantoms(a.out, a)
+        starts = baselines(reports, a.out/'runs', a.methods.split(','), a.imagenet, a.begin, tensorboard=False, **recipe)
+        half = time.monotonic()
+        res = label_efficiency(sets, starts['start'].dropna().to_dict(), a.out, fractions, seeds, jobs=a.jobs)
+        tests = efficiency_tests(res, 'refers')
+    text = [markdown_table(o.reset_index()) for o in (starts.drop(columns='start'), efficiency_table(res), tests)]
+    text.append(f'Pre-training {(half-began)/60:.1f} minutes, fine-tuning {(time.monotonic()-half)/60:.1f}; what was found done on the disk is not counted.')
+    with atomic(a.out/'report.md') as f: f.write_text('\n\n'.join(text) + '\n')
+    with atomic(a.out/'label_efficiency.png') as f: plot_label_efficiency(res).figure.savefig(f, dpi=110, format='png')
+    print('\n\n'.join(text))
+
+if __name__=='__main__': main()
