@@ -61,6 +61,7 @@ PRETRAIN = 'preset start size views epochs bs accum opt lr wd warmup tau lam'.sp
 def refers_pretrain(
     table:str,              # Folder by refers-prep, or its studies.parquet
     out:str,                # Folder of the run; the checkpoint is OUT/checkpoint
+    method:str='refers',    # refers, matching or generation (its halves), labels (from the reports), simclr, mae or context (radiographs alone)
     preset:str=None,        # tiny, small or base (paper: base)
     start:str=None,         # imagenet, random, a timm name or a file of weights (paper: imagenet)
     size:int=None,          # Image side, pixels (paper: 224)
@@ -88,8 +89,10 @@ def refers_pretrain(
     s = settings(**given, run_device=device, run_precision=precision, run_workers=workers, run_seed=seed)
     args = {k: getattr(s.pretrain, k) for k in PRETRAIN if k not in ('start', 'views')}
     weights = _weights(s.pretrain.start, s, s.pretrain.preset)
-    from refers_nb.pretrain import pretrain
-    folder = pretrain(table, out, weights=weights, k=s.pretrain.views, text=dict(name=text, pool=pool) if text else None, freeze=freeze, vocab=vocab, seed=s.run.seed,
+    from refers_nb.baselines import TASKS, baseline
+    if method in TASKS and (odd := [o for o in ('accum', 'tau', 'lam') if given[f'pretrain_{o}'] is not None] + ['text']*bool(text)):
+        raise InputError(f'--{odd[0]} is for methods that read reports, {method} does not')
+    folder = baseline(method, table, out, weights=weights, k=s.pretrain.views, text=dict(name=text, pool=pool) if text else None, freeze=freeze, vocab=vocab, seed=s.run.seed,
                       dev=s.run.device, dtype=s.run.precision, workers=s.run.workers or 0, **args)
     sys.stdout.write(f'{folder}\n')
 

@@ -132,6 +132,8 @@ def test_bad_input_is_one_line(data, tmp_path):
            (('refers-pretrain', tmp_path/'gone', x, '--start', 'random'), 'gone'),
            (('refers-pretrain', tmp_path/'noise.parquet', x, '--start', 'random'), 'noise.parquet'),
            (('refers-pretrain', table, x, '--start', tmp_path/'encoder.pth'), 'encoder.pth'),
+           (('refers-pretrain', table, x, '--start', 'random', '--method', 'jigsaw'), "'jigsaw'"),
+           (('refers-pretrain', table, x, '--start', 'random', '--method', 'mae', '--tau', '0.1'), 'read reports'),
            (('refers-finetune', table, tmp_path/'encoder.pth', x), 'pickle'),
            (('refers-finetune', table, tmp_path/'gone', x), 'no checkpoint'),
            (('refers-finetune', table, ckpt, x, '--findings', 'gout'), 'gout'),
