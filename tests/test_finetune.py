@@ -6,8 +6,8 @@ import numpy as np, pandas as pd, pytest, torch
 from memory import Store
 from refers_nb.core import InputError
 from refers_nb.evaluate import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
-from refers_nb.finetune import (BudgetLoader, Classifier, default_steps, encoder_from, finetune, finetune_learner, labelled,
-                                masked_bce, predict)
+from refers_nb.finetune import (BudgetLoader, Classifier, KeepBest, default_steps, encoder_from, finetune, finetune_learner, labelled,
+                                masked_bce, mirrored, positive_weights, predict, study_means)
 from refers_nb.hub import load_checkpoint, save_checkpoint
 from refers_nb.metrics import macro_auroc
 
@@ -85,7 +85,6 @@ def test_the_best_epoch_is_kept(data, monkeypatch):
     scores = iter([.6, .9, .3, .2])
     monkeypatch.setattr('refers_nb.finetune.macro_auroc', lambda *a: next(scores, .5))
     learn = finetune_learner(df, store=store, **{**SMALL, 'steps': 8, 'evals': 4})
-    from refers_nb.finetune import KeepBest
     from fastai.callback.core import Callback
     states = []
     class Watch(Callback):
@@ -101,8 +100,105 @@ def test_a_finding_that_cannot_be_measured_is_nan_and_does_not_stop_the_run(data
     df = df.assign(**{'label:never': 0.})
     res = finetune(df, store=store, **SMALL)
     assert np.isnan(res.auroc['never']) and res.macro == pytest.approx(res.auroc[['bright', 'noise']].mean())
-    res = finetune(df, store=store, findings=['never'], **SMALL)
+    with pytest.warns(UserWarning, match='nothing to select by, the last weights stay'):
+        res = finetune(df, store=store, findings=['never'], patience=1, **SMALL)
     assert np.isnan(res.macro) and len(res.history) == 2
+
+
+@pytest.mark.parametrize('scores,patience,epochs', [([.6, .9, .3, .2, .1], 2, 4), ([.6, np.nan, np.nan, .5, .4], 2, 5), ([.6, .5, .7, .6, .8], 2, 5),
+                                                   ([np.nan]*4 + [.5], 1, 5), ([.6, .5, .7, .6, .8], 1, 2)])
+def test_it_stops_after_worse_epochs_only_and_loses_none_of_the_history(data, tmp_path, monkeypatch, scores, patience, epochs):
+    df,store = data
+    rest = iter(scores)
+    monkeypatch.setattr('refers_nb.finetune.macro_auroc', lambda *a: next(rest, .5))
+    res = finetune(df, out=tmp_path, store=store, patience=patience, **{**SMALL, 'steps': 5, 'evals': 5})
+    assert np.array_equal(res.history.auroc, scores[:epochs], equal_nan=True)
+    assert np.array_equal(pd.read_csv(tmp_path/'history.csv').auroc, scores[:epochs], equal_nan=True)
+
+
+def test_positives_weigh_as_much_as_negatives_of_the_labels_in_use(data):
+    df,store = data
+    df = df.assign(**{'label:never': 0.})
+    learn = finetune_learner(df, store=store, fraction=.5, balance=True, **SMALL)
+    used = df.iloc[learn.dls.train.dataset.rows]
+    assert 10 <= len(used) < 30 and (used.split == 'train').all()
+    hand = [(used[c] == 0).sum()/(used[c] == 1).sum() for c in ('label:bright', 'label:noise')] + [1.]
+    assert learn.loss_func.keywords['weight'].tolist() == pytest.approx(hand)
+    assert positive_weights(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).tolist() == pytest.approx(hand)
+    y,z = torch.tensor(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).float(),torch.randn(len(used), 3)
+    total = sum(-(hand[j]*np.log(p) if t == 1 else np.log(1 - p)) for i,row in enumerate(y.tolist()) for j,t in enumerate(row)
+                if t == t for p in [1/(1 + np.exp(-z[i, j].item()))])
+    assert learn.loss_func(z, y).item() == pytest.approx(total/np.isfinite(y.numpy()).sum(), rel=1e-4)
+    assert finetune_learner(df, store=store, **SMALL).loss_func.keywords['weight'] is None
+
+
+@pytest.mark.parametrize('opt,head', [('adamw', 3e-2), ('sgd', 1e-3)])
+def test_layers_learn_at_rates_counted_by_hand(data, opt, head):
+    "Every parameter, by its name; at the peak of the schedule"
+    df,store = data
+    learn = finetune_learner(df, store=store, lr=1e-3, layer_decay=.5, opt=opt, **{**SMALL, 'steps': 20})
+    peak = {}
+    from fastai.callback.core import Callback
+    class Watch(Callback):
+        order = 99
+        def before_step(self):
+            for g,h in zip(self.opt.param_lists, self.opt.hypers):
+                for p in g: peak[id(p)] = max(h['lr'], peak.get(id(p), 0))
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=[learn.sched, Watch()])
+    def want(name):
+        parts = name.split('.')
+        if parts[0] == 'head': return head
+        if parts[2] == 'blocks': return 1e-3*.5**(11 - int(parts[3]))
+        return 1e-3 if parts[2] == 'norm' else 1e-3*.5**12
+    named = dict(learn.model.named_parameters())
+    assert len(peak) == len(named)
+    for k,p in named.items(): assert peak[id(p)] == pytest.approx(want(k), rel=.02), k
+
+
+def test_without_layer_decay_nothing_changes(data):
+    df,store = data
+    a,b = (finetune(df, store=store, **SMALL, **k).predictions for k in ({}, dict(layer_decay=1., balance=False, tta=False)))
+    assert a.equals(b)
+    for bad in (0, 1.5): 
+        with pytest.raises(InputError, match='layer_decay is'): finetune_learner(df, store=store, layer_decay=bad, **SMALL)
+    with pytest.raises(InputError, match='linear leaves'): finetune_learner(df, store=store, layer_decay=.5, linear=True, **SMALL)
+
+
+def test_an_image_and_its_mirror_image_are_averaged_side_by_side(data):
+    df,store = data
+    df = df.rename(columns={'label:noise': 'label:left noise'}).assign(**{'label:right noise': 0.})
+    learn = finetune_learner(df, store=store, **SMALL)
+    torch.nn.init.normal_(learn.model.head.weight)
+    dl = learn.dls.loaders[-1]
+    found,t = predict(learn.model, dl, tta=True)
+    with torch.no_grad():
+        x = torch.cat([b[0] for b in dl])
+        plain,flipped = learn.model(x).sigmoid().numpy(),learn.model(torch.flip(x, [3])).sigmoid().numpy()
+    at = {o: i for i,o in enumerate(learn.model.config['findings'])}
+    for o,other in (('bright', 'bright'), ('left noise', 'right noise'), ('right noise', 'left noise')):
+        assert np.allclose(found[:, at[o]], (plain[:, at[o]] + flipped[:, at[other]])/2, atol=1e-6)
+    assert np.array_equal(t, df[df.split == 'test'][[f'label:{o}' for o in at]].to_numpy('float32'), equal_nan=True)
+    assert mirrored(['a', 'left b', 'c', 'right b']) == [0, 3, 2, 1]
+    with pytest.raises(InputError, match='the mirror image of left noise shows right noise'):
+        finetune(df.drop(columns='label:right noise'), store=store, tta=True, **SMALL)
+
+
+def test_studies_get_the_mean_over_their_images(data):
+    df,store = data
+    df = df.assign(study=[f's{i//3}' for i in range(len(df))], patient=[f'p{i//3}' for i in range(len(df))], view=['PA', 'LATERAL', 'LATERAL']*30)
+    one,every = (finetune(df, store=store, views=o, **SMALL) for o in ('study', 'all'))
+    rows = every.predictions.merge(df[['path', 'study']], left_on='image', right_on='path')
+    want = rows.groupby(['study', 'label']).agg(probability=('probability', 'mean'), target=('target', 'max'))
+    have = one.predictions.set_index(['image', 'label']).loc[want.index]
+    assert np.allclose(have.probability, want.probability, atol=1e-6) and np.array_equal(have.target, want.target, equal_nan=True)
+    wide = want.unstack()
+    assert one.macro == pytest.approx(macro_auroc(wide['target'], wide['probability'])) and len(one.predictions) == 10*2
+    assert finetune_learner(df, store=store, **SMALL).dls.train.n < finetune_learner(df, store=store, views='study', **SMALL).dls.train.n == 30
+    learn = finetune_learner(df, store=store, views='study', **SMALL)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=learn.sched)
+    p,t = predict(learn.model, learn.dls.valid)
+    _,p,t = study_means(df.study[df.split == 'valid'], p, t)
+    assert learn.recorder.values[-1][-1] == pytest.approx(macro_auroc(t, p), abs=1e-6)
 
 
 @pytest.mark.parametrize('opt', ['adamw', 'sgd'])
