@@ -153,7 +153,10 @@ def refers_finetune(
     lr:float=None,          # Peak learning rate of the encoder
     opt:str=None,           # adamw, or sgd (paper)
     linear:store_true=False, # Train the head alone
-    views:str=None,         # frontal or all
+    views:str=None,         # frontal, all, or study: learn from all, one probability a study
+    balance:store_true=False, # Positives of a finding weigh as much as its negatives
+    layer_decay:float=None, # Learning rate of a block, times that of the next one
+    tta:store_true=False,   # Test each image and its mirror image
     patience:int=None,      # Stop after this many validations without a better one
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
@@ -166,12 +169,14 @@ def refers_finetune(
     args = dict(findings=[o.strip() for o in findings.split(',') if o.strip()] or None, size=size, steps=f.steps, bs=f.bs,
                 lr=f.lr, opt=f.opt, linear=linear or f.linear, views=f.views, patience=patience, arch=arch,
                 device=s.run.device, precision=s.run.precision)
+    args |= {k: v for k,v in dict(balance=balance, layer_decay=layer_decay, tta=tta).items() if v not in (None, False)}
     if len(starts)*len(f.fractions)*len(f.seeds) > 1: return _many(table, starts, out, f.fractions, f.seeds, **args)
     _one(table, *starts.values(), out, fraction=f.fractions[0], seed=f.seeds[0], **args)
 
 # %% ../nbs/46_cli.ipynb #37a6d1e8
-def _released(paths, out, reference, lists):
+def _released(paths, out, reference, lists, table):
     "The table of the release as CSV, its summary as Markdown"
+    if table: raise InputError('--table is for predictions of our own runs')
     if len(paths) != 1: raise InputError(f'expected one folder of the release, not {len(paths)}')
     if out and Path(out).is_dir(): raise InputError(f'--out {out}: expected a CSV file to write, not a folder')
     from refers_nb.evaluate import released, released_summary
@@ -180,17 +185,18 @@ def _released(paths, out, reference, lists):
         with atomic(Path(out).expanduser()) as p: res.to_csv(p, index=False)
     sys.stdout.write(released_summary(res) + '\n')
 
-def _predictions(paths, out, reference, lists):
+def _predictions(paths, out, reference, lists, table):
     "Tables, tests and figures of our own runs"
     if not paths: raise InputError('expected predictions.parquet of one or more runs, or their folders')
     if lists: raise InputError('--lists is for the released predictions')
     from refers_nb.evaluate import evaluate_runs
-    if out is None: return sys.stdout.write(evaluate_runs(paths, None, reference) + '\n')
+    if out is None: return sys.stdout.write(evaluate_runs(paths, None, reference, table) + '\n')
     out = Path(out).expanduser()
     if any(out.resolve() == (p if p.is_dir() else p.parent).resolve() for p in map(Path, paths)):
         raise InputError(f'--out {out}: holds one of the runs, whose record would be overwritten; give a folder of its own')
     import matplotlib; matplotlib.use('Agg')
-    with run_record(out, dict(paths=[str(o) for o in paths], reference=reference)): text = evaluate_runs(paths, out, reference)
+    args = dict(paths=[str(o) for o in paths], reference=reference, table=table)
+    with run_record(out, args): text = evaluate_runs(paths, out, reference, table)
     sys.stdout.write(text.split('\n\n![]')[0] + '\n')
 
 @call_parse
@@ -200,12 +206,13 @@ def refers_evaluate(
     *paths:str,         # released: Results_of_fine-tuning, or a folder in it; predictions: files predictions.parquet, or their folders
     out:str=None,       # released: CSV file to write; predictions: folder for tables, figures and report.md
     reference:str=None, # The method or run that the others are compared with; default: REFERS; for predictions all pairs
+    table:str=None,     # predictions: the study table they were made from, for subgroups and shortcuts
     lists:str=None,     # released: folder DataProcessed, which names images and patients; default: beside the results
 ):
     "AUROC with 95 % intervals and paired tests, from predictions"
     known = dict(released=_released, predictions=_predictions)
     if what not in known: raise InputError(f'{what}: expected {" or ".join(known)}')
-    known[what](paths, out, reference, lists)
+    known[what](paths, out, reference, lists, table)
 
 # %% ../nbs/46_cli.ipynb #0a44f7ce
 def phantom_set(

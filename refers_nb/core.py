@@ -130,7 +130,8 @@ KEYS['finetune'] = dict(
     opt       = Key('adamw', either('adamw', 'sgd'), 'adamw, or sgd with momentum 0.9 (paper)'),
     lr        = Key('auto', or_auto(number(float)), 'Peak learning rate; auto: 1e-4 for adamw, 3e-2 for sgd (paper: 3e-2)'),
     linear    = Key('no', flag, 'yes freezes the encoder and trains the head alone'),
-    views     = Key('frontal', either('frontal', 'all'), 'Which radiographs of a study are classified: frontal or all'))
+    views     = Key('frontal', either('frontal', 'all', 'study'),
+                    'Which radiographs are classified: frontal, all, or study (learn from all, one probability a study)'))
 
 # %% ../nbs/00_core.ipynb #57cc9351
 def settings_text():

@@ -6,7 +6,7 @@
 __all__ = ['known_of', 'subgroup_table', 'subgroup_tests', 'plot_subgroups', 'shortcut_scores', 'stratified', 'stratified_auroc',
            'shortcut_table', 'plot_shortcuts', 'known_and_training']
 
-# %% ../nbs/39_fairness.ipynb #2a871cf8
+# %% ../nbs/39_fairness.ipynb #c1d37714
 import itertools, re
 
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
@@ -19,7 +19,7 @@ from .metrics import midranks, targets_and_probs
 from .statistics import Delong, _by_patient, _counts, _names, auroc_interval, auroc_table, delong, difference_test, holm
 from .studies import label_names, read_studies
 
-# %% ../nbs/39_fairness.ipynb #6769a5a6
+# %% ../nbs/39_fairness.ipynb #6ed02079
 def _order(name): return [(0, int(o), '') if o.isdigit() else (1, 0, o) for o in re.split(r'(\d+)', name) if o]
 
 def _age_groups(age, starts):
@@ -50,7 +50,7 @@ def known_of(
     if by == 'path': return res
     return res.groupby(level=0, sort=False).agg(lambda o: ' and '.join(sorted(set(o) - {''}, key=_order)))
 
-# %% ../nbs/39_fairness.ipynb #9867c6c0
+# %% ../nbs/39_fairness.ipynb #70f6bd34
 def _groups(known, unknown=True):
     "Yield column, name and (n,) mask of every group; the name is '' for the unknown"
     for c in known:
@@ -72,7 +72,7 @@ def _why(t, table):
     has,c = (kinds[0] & kinds[1]).sum(),t.shape[1]
     return [*text, '' if has == c else f'{has} of {c} findings']
 
-# %% ../nbs/39_fairness.ipynb #745d1896
+# %% ../nbs/39_fairness.ipynb #a2532867
 def subgroup_table(
     targets,       # (n, c) table or array of 0, 1 and NaN for missing
     probs,         # (n, c) scores
@@ -91,7 +91,7 @@ def subgroup_table(
         parts.append(pd.concat([pd.DataFrame(dict(known=c, group=g or 'unknown'), index=res.index), res], axis=1))
     return pd.concat(parts, ignore_index=True)
 
-# %% ../nbs/39_fairness.ipynb #16830428
+# %% ../nbs/39_fairness.ipynb #f5e9d6b1
 def _difference(x, y, level):
     "Rows of `difference_test` of two `Delong`s: of every finding, and of the mean of those that have an error in both"
     lacks = np.isnan(x.variance) | np.isnan(y.variance)
@@ -119,7 +119,7 @@ def subgroup_tests(
     for o in ((mean := res['finding'] == 'mean'), ~mean): res.loc[o, 'p_holm'] = holm(res.loc[o, 'p'])
     return res[keys]
 
-# %% ../nbs/39_fairness.ipynb #c48f5223
+# %% ../nbs/39_fairness.ipynb #422aa021
 def plot_subgroups(
     table,          # By `subgroup_table`
     finding='mean', # Which
@@ -137,7 +137,7 @@ def plot_subgroups(
     ax.set(xlabel='AUROC, 95 % interval by patient', title=finding)
     return ax
 
-# %% ../nbs/39_fairness.ipynb #160979c0
+# %% ../nbs/39_fairness.ipynb #168b25f2
 def shortcut_scores(
     train,   # What is known of the training images, by `known_of`
     targets, # (m, c) their labels: table or array of 0, 1 and NaN for missing
@@ -158,7 +158,7 @@ def shortcut_scores(
             res[name][:, j] = model.predict_proba(new)[:, 1]
     return res
 
-# %% ../nbs/39_fairness.ipynb #0abd7dcf
+# %% ../nbs/39_fairness.ipynb #88a1ee62
 def _pairs_within(t, p, strata):
     "By image and finding (n, c): pairs with the other kind in the same group that the sick one wins (ties half), and pairs"
     won,met = np.zeros(t.shape),np.zeros(t.shape)
@@ -206,7 +206,7 @@ def stratified_auroc(
     share = np.divide(met, every := sick*(t == 0).sum(0), out=np.full(len(met), np.nan), where=every > 0)
     return res.assign(pairs=[*share, np.nanmean(share) if (~np.isnan(share)).any() else np.nan])
 
-# %% ../nbs/39_fairness.ipynb #69031872
+# %% ../nbs/39_fairness.ipynb #2ed3f631
 def _strata(known, column):
     "The groups of one column; for 'together', those of all columns at once, '' where one is unknown"
     if column != 'together': return known[column].to_numpy(str)
@@ -234,7 +234,7 @@ def shortcut_table(
     if not parts: raise InputError('nothing is known of both the training images and these')
     return pd.concat(parts, ignore_index=True)[['known', *res.columns[1:4], *res.columns[5:], 'pairs']]
 
-# %% ../nbs/39_fairness.ipynb #fba0aeea
+# %% ../nbs/39_fairness.ipynb #e96629b4
 def plot_shortcuts(
     table,          # By `shortcut_table`
     finding='mean', # Which
@@ -253,7 +253,7 @@ def plot_shortcuts(
     ax.legend(frameon=False, fontsize='small', bbox_to_anchor=(1, 1), loc='upper left')
     return ax
 
-# %% ../nbs/39_fairness.ipynb #24e91f6e
+# %% ../nbs/39_fairness.ipynb #56543b62
 def known_and_training(
     table,    # Study table: DataFrame, its file or its folder
     images,   # Images (paths) or studies of predictions
