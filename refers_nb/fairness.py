@@ -187,6 +187,7 @@ def stratified(
         e = part(t == 1) + part(t == 0)
     return Delong(area, np.where(np.isnan(area), np.nan, e))
 
+# %% ../nbs/39_fairness.ipynb #9fb6e17d
 def stratified_auroc(
     targets,       # (n, c) table or array of 0, 1 and NaN for missing
     probs,         # (n, c) scores
