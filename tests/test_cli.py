@@ -79,6 +79,22 @@ def test_finetune_one_classifier(data):
     assert json.loads((out/'model'/'config.json').read_text())['architecture']['vision']['size'] == 32   # as pre-trained
 
 
+def test_options_reach_the_classifier_and_are_passed_only_if_given(data, monkeypatch):
+    "What is not given is no argument, so that cells of earlier comparisons keep their fingerprint"
+    from refers_nb.cli import refers_finetune
+    from refers_nb.studies import read_studies
+    args = dict(fractions='1', seeds='0', steps=2, bs=8, size=32, device='cpu')
+    refers_finetune(str(data/'data'), 'random', str(data/'options'), **args, balance=True, layer_decay=.7, tta=True, views='study')
+    rec = json.loads((data/'options'/'run.json').read_text())['args']
+    assert (rec['balance'], rec['layer_decay'], rec['tta'], rec['views']) == (True, .7, True, 'study')
+    df,p = read_studies(data/'data'),pd.read_parquet(data/'options'/'predictions.parquet')
+    assert set(p.image) == set(df.study[df.split == 'test']) and not p.duplicated(['image', 'label']).any()
+    seen = {}
+    monkeypatch.setattr('refers_nb.finetune.finetune', lambda *a, **kw: seen.update(kw))
+    refers_finetune(str(data/'data'), 'random', str(data/'plain'), **args)
+    assert not {'balance', 'layer_decay', 'tta'} & set(seen) and seen['views'] == 'frontal'
+
+
 def test_finetune_comparison(data):
     args = ('refers-finetune', data/'data', data/'pre'/'checkpoint', data/'many', '--fractions', '0.5,1', '--seeds', '0', '--against', 'random',
             '--steps', 2, '--bs', 8)
