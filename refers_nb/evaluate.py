@@ -584,7 +584,7 @@ def efficiency_tests(
     reference,     # The start that the others are compared with
     level=.05,     # Of the tests, after Holm's correction over all comparisons of a data set
 )->pd.DataFrame:   # (dataset,) fraction, a (the reference), b, difference of macro AUROC (a - b), low, high, p, p_holm, seeds, verdict
-    "Every start against one, at every share of labels, over seeds and test patients at once; two seeds are few, three a beginning"
+    "Every start against one, at every share of labels, over seeds and test patients; no test with one seed, or with one positive patient of a finding"
     out = Path(out).expanduser()
     if not (out/'results.csv').is_file(): raise InputError(f'{out}: no results.csv; run label_efficiency (refers-finetune) to its end first')
     res = pd.read_csv(out/'results.csv')
