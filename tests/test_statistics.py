@@ -286,10 +286,11 @@ def test_seeds_and_patients_by_the_tables_of_obuchowski_and_rockette(images):
     assert (row.low, row.high) == pytest.approx((row.difference - half, row.difference + half))
 
 
-@pytest.mark.parametrize('s,kwargs', [(3, {}), (6, {}), (4, dict(images=3)), (4, dict(cases=0.)), (4, dict(seeds=0.))])
+@pytest.mark.parametrize('s,kwargs', [(3, {}), (6, {}), (4, dict(images=3)), (4, dict(seeds=0.))])
 def test_over_seeds_and_patients_one_false_alarm_in_twenty(s, kwargs):
-    y,x,_,g = seeded(np.random.default_rng(0), s, 120, 1500, **kwargs)
-    assert .03 < (seed_patient_test(y, *x, g).p[:-1] < .05).mean() < .07
+    "7,500 repetitions give 5.6, 5.6, 5.4 and 5.2 %, with two seeds 8.2 %; here 3,000, whose standard error is 0.4 %"
+    y,x,_,g = seeded(np.random.default_rng(0), s, 120, 3000, **kwargs)
+    assert .04 < (seed_patient_test(y, *x, g).p[:-1] < .05).mean() < .07
 
 
 def test_the_interval_over_seeds_and_patients_covers_and_a_gain_is_found():
