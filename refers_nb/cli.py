@@ -145,7 +145,9 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     record = out/'parts'/part.strip().replace('/', '-of-') if part else out     # parts run at the same time
     with run_record(record, args): res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
     sys.stdout.write(f'{efficiency_table(res).to_string()}\n')
-    if len(res) < res.attrs['cells']: return sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
+    if len(res) < res.attrs['cells']:
+        sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
+        return
     _figure(res, out/'label_efficiency.png')
     if res['init'].nunique() < 2: return
     tests = efficiency_tests(out, first)

@@ -155,12 +155,13 @@ def label_efficiency(
     fractions=(.01, .1, 1.),  # Shares of the training labels (paper: 1, 10 and 100 %)
     seeds=(0, 1, 2),          # Repetitions (paper: three)
     steps=None,               # Steps, for all fractions or {fraction: steps}; default: `default_steps`
-    jobs=None,                # Processes; default: those of `joblib.parallel_config`, else this one
+    jobs=None,                # Cells at a time, a process each, -1 one a core; default: those of `joblib.parallel_config`, else one, in this process
     part=None,                # 'i/n': run only this share of the cells; whoever ends last writes the table
     **kwargs
 )->pd.DataFrame:              # Tidy: columns (dataset,) init, fraction, seed, auroc (macro, on the test split); what is done by now, of `attrs['cells']`
     "Fine-tune every start with every fraction and seed at the same budget; resumes by cell"
     _named(starts, 'start')
+    if jobs == 0: raise InputError('jobs is 0: give the number of processes, or -1 for one a core')
     out = Path(out).expanduser().absolute()
     cells = _cells(_sets(table, out, kwargs | dict(steps=steps)), starts, fractions, seeds)
     mine,without = _share_of(cells, part),_check(cells)
