@@ -143,8 +143,10 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     encoder_from(starts[first], kwargs['size'], kwargs['arch'])               # the others may be lacking
     args = dict(table=table, starts=starts, fractions=fractions, seeds=seeds, jobs=jobs, part=part, **kwargs)
     record = out/'parts'/part.strip().replace('/', '-of-') if part else out     # parts run at the same time
-    with run_record(record, args): res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
-    sys.stdout.write(f'{efficiency_table(res).to_string()}\n')
+    with run_record(record, args) as rec:
+        res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
+        rec.note(notes=res.attrs['notes'])
+    sys.stdout.write('\n'.join([efficiency_table(res).to_string(), *res.attrs['notes'], '']))
     if len(res) < res.attrs['cells']:
         sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
         return

@@ -110,14 +110,14 @@ def _cannot(cell):
     except InputError as e: return str(e)
 
 def _check(cells):
-    "Names of the starts that cannot be opened, with a warning; `InputError` if a table is bad or no start is left"
+    "Starts that cannot be opened and why, with a warning; `InputError` if a table is bad or no start is left"
     todo = [o for o in cells if o.start is None or _done(o) is None]
     for o in {o.dataset: o for o in todo}.values(): labelled(o.table, o.kwargs.get('findings'), o.kwargs.get('views', 'frontal'))
     why = {i: _cannot(o) for i,o in {o.init: o for o in todo}.items()}
     out = {i: o for i,o in why.items() if o}
     if out and set(out) == {o.init for o in cells}: raise InputError('; '.join(dict.fromkeys(out.values())))
     for i,o in out.items(): warnings.warn(f'{i} is left out: {o}', stacklevel=3)
-    return set(out)
+    return out
 
 def _share_of(cells, part):
     "The cells of part 'i/n', each `n`th from the `i`th"
@@ -158,7 +158,7 @@ def label_efficiency(
     jobs=None,                # Cells at a time, a process each, -1 one a core; default: those of `joblib.parallel_config`, else one, in this process
     part=None,                # 'i/n': run only this share of the cells; whoever ends last writes the table
     **kwargs
-)->pd.DataFrame:              # Tidy: columns (dataset,) init, fraction, seed, auroc (macro, on the test split); what is done by now, of `attrs['cells']`
+)->pd.DataFrame:              # Tidy: columns (dataset,) init, fraction, seed, auroc (macro, on the test split); what is done by now, of `attrs['cells']`; `attrs['notes']`
     "Fine-tune every start with every fraction and seed at the same budget; resumes by cell"
     _named(starts, 'start')
     if jobs == 0: raise InputError('jobs is 0: give the number of processes, or -1 for one a core')
@@ -170,7 +170,9 @@ def label_efficiency(
     workers = Parallel(n_jobs=jobs, batch_size=1, return_as='generator_unordered', idle_worker_timeout=20)
     with progress(total=len(mine), desc='fine-tuning', initial=len(mine) - len(todo)) as bar:
         for _ in workers(delayed(_run)(o) for o in todo): bar.update()
-    return _gather(cells, out)
+    res = _gather(cells, out)
+    res.attrs['notes'] = [f'{i} is left out: {o}' for i,o in without.items()]
+    return res
 
 # %% ../nbs/43_evaluate.ipynb #5f104ec7
 def efficiency_table(
