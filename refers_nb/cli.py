@@ -119,13 +119,13 @@ def _one(table, start, out, **kwargs):
     res = finetune(table, start, out, bar='fine-tuning', **kwargs)
     sys.stdout.write(f'{res!r}\n')
 
-def _many(table, starts, out, fractions, seeds, **kwargs):
-    "A label-efficiency table with its figure"
-    from refers_nb.evaluate import efficiency_table, label_efficiency
-    args = dict(starts=starts, fractions=fractions, seeds=seeds, **kwargs)
-    with run_record(out, args): res = label_efficiency(table, starts, out, fractions, seeds, **kwargs)
-    _figure(res, Path(out)/'label_efficiency.png')
-    sys.stdout.write(f'{efficiency_table(res).to_string()}\n')
+def _tables(text):
+    "A folder, or {name: folder} of `name=DIR,name=DIR`"
+    if '=' not in text or Path(text).expanduser().exists(): return text
+    pairs = [[x.strip() for x in o.partition('=')] for o in text.split(',')]
+    names = [k for k,_,_ in pairs]
+    if not all(k and v for k,_,v in pairs) or len(set(names)) < len(names): raise InputError(f'{text}: expected name=DIR,name=DIR, every name once')
+    return {k: v for k,_,v in pairs}
 
 def _figure(res, path, title=''):
     "The label-efficiency curve as a PNG file"
@@ -134,13 +134,35 @@ def _figure(res, path, title=''):
     ax = plot_label_efficiency(res, title=title)
     with atomic(path) as p: ax.figure.savefig(p, dpi=110, format='png')
 
+# %% ../nbs/46_cli.ipynb #8002bfba
+def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
+    "A label-efficiency table with its tests and its figure"
+    from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency
+    from refers_nb.finetune import encoder_from
+    out,first = Path(out).expanduser(),next(iter(starts))
+    encoder_from(starts[first], kwargs['size'], kwargs['arch'])               # the others may be lacking
+    args = dict(table=table, starts=starts, fractions=fractions, seeds=seeds, jobs=jobs, part=part, **kwargs)
+    record = out/'parts'/part.strip().replace('/', '-of-') if part else out     # parts run at the same time
+    with run_record(record, args) as rec:
+        res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
+        rec.note(notes=res.attrs['notes'])
+    sys.stdout.write('\n'.join([efficiency_table(res).to_string(), *res.attrs['notes'], '']))
+    if len(res) < res.attrs['cells']:
+        sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
+        return
+    _figure(res, out/'label_efficiency.png')
+    if res['init'].nunique() < 2: return
+    tests = efficiency_tests(out, first)
+    with atomic(out/'tests.csv') as p: tests.to_csv(p, index=False)
+    sys.stdout.write(f'\n{tests.round(4).to_string(index=False)}\n')
+
 # %% ../nbs/46_cli.ipynb #f43ccc86
 FINETUNE = 'fractions seeds steps bs lr opt views'.split()
 
 @call_parse
 @cli_errors
 def refers_finetune(
-    table:str,              # Folder by refers-prep, or its studies.parquet, with labels
+    table:str,              # Folder by refers-prep, or its studies.parquet, with labels; of several data sets name=DIR,name=DIR
     checkpoint:str,         # Checkpoint folder by refers-pretrain, random, imagenet, a timm name or a file of weights
     out:str,                # Folder of the run
     fractions:str=None,     # Shares of the training labels, comma between (paper: 0.01,0.1,1)
@@ -160,6 +182,8 @@ def refers_finetune(
     patience:int=None,      # Stop after this many validations without a better one
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
+    jobs:int=1,             # Classifiers that are trained at the same time, a process each
+    part:str=None,          # i/n: only this share of a table, for a batch system: --part $SLURM_ARRAY_TASK_ID/8
 ):
     "Train classifiers of findings from a start with shares of the labels"
     given = {f'finetune_{k}': v for k,v in locals().items() if k in FINETUNE}
@@ -170,8 +194,10 @@ def refers_finetune(
                 lr=f.lr, opt=f.opt, linear=linear or f.linear, views=f.views, patience=patience, arch=arch,
                 device=s.run.device, precision=s.run.precision)
     args |= {k: v for k,v in dict(balance=balance, layer_decay=layer_decay, tta=tta).items() if v not in (None, False)}
-    if len(starts)*len(f.fractions)*len(f.seeds) > 1: return _many(table, starts, out, f.fractions, f.seeds, **args)
-    _one(table, *starts.values(), out, fraction=f.fractions[0], seed=f.seeds[0], **args)
+    tables = _tables(table)
+    if part or isinstance(tables, dict) or len(starts)*len(f.fractions)*len(f.seeds) > 1:
+        return _many(tables, starts, out, f.fractions, f.seeds, jobs, part, **args)
+    _one(tables, *starts.values(), out, fraction=f.fractions[0], seed=f.seeds[0], **args)
 
 # %% ../nbs/46_cli.ipynb #37a6d1e8
 def _released(paths, out, reference, lists, table):

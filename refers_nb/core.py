@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['KEYS', 'InputError', 'Key', 'number', 'numbers', 'either', 'or_auto', 'folder', 'weights', 'flag', 'device_name',
            'settings_text', 'read_settings', 'find_settings', 'Settings', 'settings', 'device', 'precision', 'atomic',
-           'progress', 'RunRecord', 'run_record', 'cli_errors']
+           'progress', 'end_with_parent', 'one_at_a_time', 'RunRecord', 'run_record', 'cli_errors']
 
 # %% ../nbs/00_core.ipynb #bf2bcdbe
-import functools, importlib.metadata, json, os, platform, re, subprocess, sys, uuid, warnings
+import functools, importlib.metadata, json, multiprocessing, os, platform, re, subprocess, sys, threading, time, uuid, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -300,12 +300,31 @@ def progress(
     it=None,         # What to run through
     total:int=None,  # Number of steps, where `it` does not know
     desc:str='',     # Words in front of the bar
+    initial:int=0,   # Steps that had been done before
 ):                   # A `tqdm` over `it`
     "A progress bar on the terminal, silent in notebooks and log files"
     from tqdm import tqdm
     want,tty = os.environ.get('REFERS_NB_PROGRESS', ''),sys.stderr.isatty()
-    return tqdm(it, total=total, desc=desc or None, file=sys.stderr, disable=want == '0' or not (tty or want == '1'),
+    return tqdm(it, total=total, desc=desc or None, initial=initial, file=sys.stderr, disable=want == '0' or not (tty or want == '1'),
                 mininterval=.2 if tty else 30, dynamic_ncols=tty)
+
+# %% ../nbs/00_core.ipynb #348d3a1a
+@functools.cache
+def end_with_parent():
+    "In a process that joblib started, end it when the one that started it has ended; elsewhere do nothing"
+    parent = multiprocessing.parent_process()
+    if 'loky' not in type(multiprocessing.current_process()).__module__: return
+    def watch():
+        while os.getppid() == parent.pid: time.sleep(1)
+        os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+_turn = threading.RLock()
+
+@contextmanager
+def one_at_a_time():
+    "Wait until no other thread of this process is inside"
+    with _turn: yield
 
 # %% ../nbs/00_core.ipynb #33d23b29
 def _versions():

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Delong', 'delong', 'auroc_interval', 'auroc_table', 'bootstrap_auroc', 'bootstrap_interval', 'holm',
-           'difference_test', 'delong_test', 'paired_seeds', 'reliability', 'calibration_error', 'sensitivity_at',
-           'metrics_table', 'plot_roc', 'plot_reliability']
+           'difference_test', 'delong_test', 'paired_seeds', 'seed_patient_test', 'reliability', 'calibration_error',
+           'sensitivity_at', 'metrics_table', 'plot_roc', 'plot_reliability']
 
 # %% ../nbs/38_statistics.ipynb #8c3b1cbb
 from typing import NamedTuple
@@ -211,6 +211,43 @@ def paired_seeds(
     if np.ptp(d) < 1e-12: return pd.Series(res)   # no spread: nothing for Student to go by
     test = stats.ttest_1samp(d, 0)
     return pd.Series(res | dict(zip(('low', 'high'), test.confidence_interval(level)), p=test.pvalue))
+
+# %% ../nbs/38_statistics.ipynb #026ff854
+def _over_seeds(targets, probs, patients):
+    "AUROC (s, c) of each seed, and contributions (s, k, c); the mean over classes is the last class"
+    found = [delong(targets, o, patients) for o in probs]
+    return tuple(np.stack([np.concatenate([getattr(o, f), getattr(o.mean, f)], -1) for o in found]) for f in ('auroc', 'contributions'))
+
+def _crossed(d, e):
+    "Variance of the mean difference and its degrees of freedom, from differences (s, c) and their contributions (s, k, c)"
+    s = len(d)
+    seeds = d.var(0, ddof=1)/s
+    pairs = ((e.sum(0)**2).sum(0) - (e**2).sum((0, 1)))/(s*(s - 1))        # mean covariance of two different seeds
+    var = seeds + np.maximum(pairs, 0)
+    with np.errstate(divide='ignore', invalid='ignore'): return var, var**2/(seeds**2/(s - 1))
+
+# %% ../nbs/38_statistics.ipynb #7099e985
+def seed_patient_test(
+    targets,       # (n, c) table or array of 0, 1 and NaN for missing
+    a,             # (s, n, c) scores of one way of training, a seed each
+    b,             # (s, n, c) of the other, the same seeds in the same order
+    patients=None, # (n,) patient of each image; default: each image its own
+    names=None,    # Names of the classes; default: the columns of `targets`
+    level=.95,     # Of the interval of the difference
+)->pd.DataFrame:   # Rows: classes and 'mean'; columns seeds, difference (a - b), low, high, df, p, p_holm (over the classes); NaN below two seeds
+    "Is one way of training better, on other patients and with other seeds? Obuchowski and Rockette 1995, degrees of freedom of Hillis 2007"
+    a,b = ([np.asarray(x, float).reshape(len(targets), -1) for x in o] for o in (a, b))
+    if len(a) != len(b) or not len(a): raise InputError(f'{len(a)} and {len(b)} seeds; give the scores of the same seeds, at least one')
+    (x,u),(y,v) = (_over_seeds(targets, o, patients) for o in (a, b))
+    d,s = x - y,len(a)
+    var,df = _crossed(d, u - v) if s > 1 else (np.full(d.shape[1], np.nan),)*2
+    with np.errstate(divide='ignore', invalid='ignore'):
+        diff,se = d.mean(0),np.sqrt(var)
+        alike = (se < 1e-12) & (np.abs(diff) < 1e-12)
+        p = np.where(alike, 1., np.where(se < 1e-12, np.nan, 2*stats.t.sf(np.abs(diff)/se, df)))
+        half = np.where(alike, 0, stats.t.ppf(.5 + level/2, df)*se)
+    res = pd.DataFrame(dict(seeds=s, difference=diff, low=diff - half, high=diff + half, df=df, p=p), index=[*_names(targets, names, d.shape[1] - 1), 'mean'])
+    return res.assign(p_holm=[*holm(res.p[:-1]), res.p.iloc[-1]])
 
 # %% ../nbs/38_statistics.ipynb #776a7b8e
 def reliability(

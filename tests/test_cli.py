@@ -105,8 +105,25 @@ def test_finetune_comparison(data):
     p = pd.read_parquet(data/'many'/'predictions.parquet')
     assert p.groupby(['init', 'fraction', 'seed']).ngroups == 4
     assert (data/'many'/'label_efficiency.png').read_bytes()[:4] == b'\x89PNG'
+    t = pd.read_csv(data/'many'/'tests.csv')
+    assert t.a.eq('refers').all() and t.b.eq('random').all() and t.fraction.tolist() == [.5, 1] and t.seeds.eq(1).all() and t.verdict.eq('no test').all()   # one seed
     before = (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns
     assert run(*args)[0] == 0 and (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns == before
+
+
+def test_finetune_several_sets_in_parts(data):
+    out,table = data/'sets',data/'data'
+    args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--fractions', '1', '--seeds', '0,1', '--against', 'random,gone/gone', '--steps', 2, '--bs', 8,
+            '--findings', 'cardiomegaly,consolidation']
+    one,two,whole = run_all([[*args, '--part', '1/2'], [*args, '--part', '2/2'], [*args, '--jobs', 1]])
+    assert [o[0] for o in (one, two, whole)] == [0]*3, (one, two, whole)
+    assert one[1].strip().endswith('4 of 8 cells are done; the last part to end writes the tables') and 'gone is left out: ' in one[1] and two[1] == whole[1]
+    assert sorted(o.name for o in out.iterdir()) == ['a', 'b', 'label_efficiency.png', 'parts', 'results.csv', 'run.json', 'tests.csv']
+    assert {json.loads((out/'parts'/f'{i}-of-2'/'run.json').read_text())['status'] for i in (1, 2)} == {'finished'}
+    res,t = pd.read_csv(out/'results.csv'),pd.read_csv(out/'tests.csv')
+    assert list(res)[0] == list(t)[0] == 'dataset' and len(res) == 8 and t.dataset.tolist() == ['a', 'b']
+    mean = res.groupby(['dataset', 'init']).auroc.mean()
+    assert t.difference.tolist() == pytest.approx([mean[o, 'refers'] - mean[o, 'random'] for o in 'ab'])
 
 
 def test_a_report_is_written_as_the_table_would_give_it(data):
@@ -154,6 +171,12 @@ def test_bad_input_is_one_line(data, tmp_path):
            (('refers-finetune', table, tmp_path/'gone', x), 'no checkpoint'),
            (('refers-finetune', table, ckpt, x, '--findings', 'gout'), 'gout'),
            (('refers-finetune', table, ckpt, x, '--fractions', '2'), 'fractions'),
+           (('refers-finetune', f'a={table},a={table}', ckpt, x), 'every name once'),
+           (('refers-finetune', f'a={table},{table}', ckpt, x), 'name=DIR'),
+           (('refers-finetune', f'a={table},b={tmp_path}/gone', ckpt, x), 'gone'),
+           (('refers-finetune', table, ckpt, x, '--part', '9/8'), 'as in 2/8'),
+           (('refers-finetune', table, ckpt, x, '--jobs', '0'), 'jobs is 0'),
+           (('refers-finetune', table, tmp_path/'gone', x, '--against', 'random'), 'no checkpoint'),
            (('refers-finetune', table, ckpt, x, '--opt', 'lion'), 'lion'),
            (('refers-report', tmp_path/'gone', tmp_path/'a.png'), 'no checkpoint'),
            (('refers-report', ckpt, tmp_path/'a.png'), 'a.png'),

@@ -1,16 +1,16 @@
 "Tables from predictions: the release in all its layouts, odd files, contradictions, tests against the definition, the paper's numbers; our own runs"
-import json, re
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import norm
+from scipy.stats import norm, t as student
 from sklearn.metrics import roc_auc_score
 
 from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
-from refers_nb.evaluate import (markdown_table, read_predictions, read_released, read_runs, released, released_summary, run_metrics, run_tests,
-                                seed_tests)
+from refers_nb.evaluate import (efficiency_table, efficiency_tests, fingerprint, label_efficiency, markdown_table, plot_label_efficiency, read_predictions,
+                                read_released, read_runs, released, released_summary, run_metrics, run_tests, seed_tests)
 from refers_nb.sources import NIH14, VINBIG
 from refers_nb.statistics import auroc_table, delong_test, holm, metrics_table, paired_seeds
 
@@ -320,6 +320,158 @@ def test_runs_that_cannot_be_compared_are_named(runs):
     (d/'bad.parquet').write_text('no parquet')
     for paths,word in (([d/'bad.parquet'], 'not a Parquet file'), ([d/'gone'], 'no such file'), ([], 'at least one'), ([d/'a', d/'a'], 'two runs are called a')):
         with pytest.raises(InputError, match=word): read_runs(paths)
+
+
+# The experiment runner
+
+WORK = """
+import sys
+from pathlib import Path
+from refers_nb import evaluate
+def main():
+    kwargs = eval(sys.argv[3])
+    evaluate.label_efficiency(Path(sys.argv[1]), dict(a='random', b='random'), sys.argv[2], **kwargs)
+if __name__ == '__main__': main()
+"""
+FEW = dict(steps=4, bs=8, evals=1, size=32)
+
+
+@pytest.fixture(scope='module')
+def phantoms(tmp_path_factory):
+    "Prepared phantoms, and one table of eight cells, trained here"
+    from refers_nb.sources import prepare
+    d = tmp_path_factory.mktemp('cells')
+    prepare('phantom', 60, d/'data', size=32, valid=.2, test=.5, workers=1)
+    res = label_efficiency(d/'data', dict(a='random', b='random'), d/'whole', fractions=(.5, 1.), seeds=(0, 1), **FEW)
+    return d/'data',res,pd.read_parquet(d/'whole'/'predictions.parquet')
+
+
+def same(found, want):
+    pd.testing.assert_frame_equal(found, want, rtol=1e-4, atol=1e-4)
+
+
+def processes(word):
+    "Process ids whose command line or environment holds `word`"
+    res = []
+    for p in Path('/proc').glob('[0-9]*'):
+        try: text = (p/'cmdline').read_bytes() + (p/'environ').read_bytes()
+        except OSError: continue
+        if word.encode() in text and int(p.name) != os.getpid(): res.append(int(p.name))
+    return res
+
+
+@pytest.mark.skipif(not Path('/proc/self/environ').exists(), reason='looks for processes in /proc')
+def test_two_processes_killed_leave_nobody_behind_and_the_next_call_goes_on(phantoms, tmp_path):
+    data,want,predictions = phantoms
+    args,mark = dict(fractions=(.5, 1.), seeds=(0, 1), jobs=2, **FEW),f'mark-{os.getpid()}'
+    env = dict(os.environ, OMP_NUM_THREADS='1', REFERS_NB_TEST=mark)
+    p = subprocess.Popen([sys.executable, '-c', WORK, str(data), str(tmp_path), repr(args)], env=env, stderr=subprocess.DEVNULL)
+    cells = lambda: {o: o.stat().st_mtime_ns for o in (tmp_path/'cells').glob('*.json')}
+    began = time.monotonic()
+    while len(cells()) < 3 and p.poll() is None and time.monotonic() - began < 120: time.sleep(.02)
+    assert p.poll() is None and len(processes(mark)) >= 3, 'it was at work in two processes'
+    p.send_signal(signal.SIGKILL); p.wait()
+    began = time.monotonic()
+    while processes(mark) and time.monotonic() - began < 10: time.sleep(.2)
+    assert not processes(mark)
+    done = cells()
+    assert 3 <= len(done) < 8 and not (tmp_path/'results.csv').exists()
+    same(label_efficiency(data, dict(a='random', b='random'), tmp_path, **(args | dict(jobs=1))), want)
+    assert {o: t for o,t in cells().items() if o in done} == done and len(cells()) == 8
+    same(pd.read_parquet(tmp_path/'predictions.parquet'), predictions)
+
+
+def test_two_workers_of_dask_give_the_rows_of_one_process(phantoms, tmp_path, monkeypatch):
+    distributed = pytest.importorskip('distributed')
+    from joblib import parallel_config
+    data,want,_ = phantoms
+    monkeypatch.setenv('OMP_NUM_THREADS', '1'); monkeypatch.chdir(data.parent)
+    with distributed.LocalCluster(n_workers=2, threads_per_worker=2, dashboard_address=':0') as cluster, distributed.Client(cluster), parallel_config(backend='dask'):
+        res = label_efficiency('data', dict(a='random', b='random'), tmp_path, fractions=(1.,), seeds=(0, 1), **FEW)       # a relative path
+        with pytest.raises(InputError, match='no labels for gout'): label_efficiency(data, dict(a='random'), tmp_path/'x', findings=['gout'], **FEW)
+    same(res, want[want.fraction == 1.].reset_index(drop=True))
+    assert json.loads((tmp_path/'cells'/'a_1_0.json').read_text())['fingerprint'] == json.loads((data.parent/'whole'/'cells'/'a_1_0.json').read_text())['fingerprint']
+
+
+def test_threads_do_not_share_random_numbers(phantoms, tmp_path):
+    from joblib import parallel_config
+    data,want,_ = phantoms
+    with parallel_config(backend='threading', n_jobs=2): res = label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(1.,), seeds=(0, 1), **FEW)
+    same(res, want[want.fraction == 1.].reset_index(drop=True))
+
+
+def test_parts_together_are_the_whole(phantoms, tmp_path):
+    data,want,predictions = phantoms
+    call = lambda **kw: label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(.5, 1.), seeds=(0, 1), **FEW, **kw)
+    parts = [call(part=f'{i}/3') for i in (3, 1)]
+    assert [len(o) for o in parts] == [2, 5] and parts[0].attrs['cells'] == 8 and not (tmp_path/'results.csv').exists()
+    same(call(part='2/3'), want)
+    same(pd.read_csv(tmp_path/'results.csv'), want); same(pd.read_parquet(tmp_path/'predictions.parquet'), predictions)
+    assert len(call(part='8/8')) == 8                                                   # nothing to do
+
+
+def test_several_sets_are_tables_of_their_own(phantoms, tmp_path):
+    data,want,_ = phantoms
+    one = dict(fractions=(1.,), seeds=(0, 1, 2))
+    with pytest.warns(UserWarning, match='gone is left out: .*no checkpoint'):
+        res = label_efficiency(dict(b=data, a=dict(table=data, findings=['edema', 'consolidation'], steps={1.: 5})), dict(a='random', gone=tmp_path/'gone'), tmp_path/'two', **one, **FEW)
+    assert list(res) == ['dataset', 'init', 'fraction', 'seed', 'auroc'] and res.dataset.tolist() == ['b']*3 + ['a']*3 and res.init.eq('a').all()
+    same(pd.read_csv(tmp_path/'two'/'results.csv'), res)
+    alone = label_efficiency(data, dict(a='random'), tmp_path/'two'/'b', **one, **FEW)                      # found done: a set's folder is a table's folder
+    same(alone, res[res.dataset == 'b'].drop(columns='dataset'))
+    assert set(pd.read_parquet(tmp_path/'two'/'a'/'predictions.parquet').label) == {'edema', 'consolidation'}
+    cell = json.loads((tmp_path/'two'/'a'/'cells'/'a_1_0.json').read_text())
+    assert cell['fingerprint'] == fingerprint(data, 'random', fraction=1., seed=0, **(FEW | dict(steps=5)), findings=['edema', 'consolidation'])
+    table,fig = efficiency_table(res),plot_label_efficiency(res)
+    assert table.index.tolist() == [('b', 'a'), ('a', 'a')] and [o.get_title() for o in fig.axes] == ['b', 'a']
+    x = res[res.dataset == 'b'].auroc
+    assert table.loc[('b', 'a'), '100%'] == f'{x.mean():.3f} ± {x.std():.3f}'
+    low,high = fig.axes[0].collections[0].get_paths()[0].vertices[:, 1].min(),fig.axes[0].collections[0].get_paths()[0].vertices[:, 1].max()
+    assert (low, high) == pytest.approx(student.interval(.95, 2, x.mean(), x.std()/np.sqrt(3)))
+
+
+def test_the_bar_counts_what_is_found_done(phantoms, tmp_path, monkeypatch, capsys):
+    data = phantoms[0]
+    call = lambda seeds: label_efficiency(data, dict(a='random'), tmp_path, fractions=(1.,), seeds=seeds, **FEW)
+    call((0, 1))
+    monkeypatch.setenv('REFERS_NB_PROGRESS', '1')
+    call((0, 1, 2))
+    assert re.search(r'fine-tuning: +67%.* 2/3', capsys.readouterr().err.split('\r')[1])
+
+
+@pytest.mark.parametrize('change,word', [(dict(part='0/2'), 'as in 2/8'), (dict(part='3/2'), 'as in 2/8'), (dict(part='two'), 'as in 2/8'), (dict(table={}), 'no data set'), (dict(table={'a/b': 1}), 'name of a data set'),
+    (dict(table=dict(a=dict(steps=3))), 'data set a: no table'), (dict(starts={'a b': 'random'}), 'name of a start'), (dict(starts=dict(a=None)), 'there is none'), (dict(starts=dict(a='/nowhere/x')), 'no checkpoint'),
+    (dict(findings=['gout']), 'no labels for gout')])
+def test_what_cannot_be_run_is_said_before_anything_runs(phantoms, tmp_path, change, word):
+    args = dict(table=phantoms[0], starts=dict(a='random'), out=tmp_path/'x', **FEW) | change
+    with pytest.raises(InputError, match=word): label_efficiency(**args)
+    assert not (tmp_path/'x').exists()
+
+
+def test_the_tests_of_a_table_are_those_of_its_predictions(tmp_path):
+    "Two data sets; two starts against one, a seed that one of them lacks, and Holm over four comparisons"
+    from refers_nb.statistics import seed_patient_test
+    rng,sets = np.random.default_rng(3),{}
+    for name in ('x', 'y'):
+        y,s = simulated(160, seed=len(sets), methods=METHODS | dict(C2L=1.95))
+        y[::7, 1] = np.nan
+        noisy = {(i, f, k): np.clip(s[m] + .15*rng.normal(size=y.shape), 0, 1) for f in (.1, 1.) for k in range(4) for i,m in (('refers', 'REFERS'), ('c2l', 'C2L'), ('random', 'ImageNet')) if (i, k) != ('c2l', 3)}
+        (tmp_path/name).mkdir()
+        pd.concat([long(y, p, init=i, fraction=f, seed=k) for (i,f,k),p in noisy.items()]).to_parquet(tmp_path/name/'predictions.parquet', index=False)
+        sets[name] = y,noisy
+    with pytest.raises(InputError, match='no results.csv'): efficiency_tests(tmp_path, 'refers')
+    pd.DataFrame([dict(dataset=n, init=i, fraction=f, seed=k, auroc=.5) for n,(_,o) in sets.items() for i,f,k in o]).to_csv(tmp_path/'results.csv', index=False)
+    res = efficiency_tests(tmp_path, 'refers')
+    assert list(res) == ['dataset', 'fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'p_holm', 'seeds', 'verdict'] and len(res) == 8
+    for o in res.itertuples():
+        y,noisy = sets[o.dataset]
+        want = seed_patient_test(y, *([noisy[i, o.fraction, k] for k in range(o.seeds)] for i in ('refers', o.b)), np.arange(160)//2).loc['mean']
+        assert o.a == 'refers' and o.seeds == (3 if o.b == 'c2l' else 4) and (o.difference, o.low, o.high, o.p) == pytest.approx(tuple(want[['difference', 'low', 'high', 'p']]))
+        assert o.verdict == ('not significant' if o.p_holm >= .05 else 'refers better' if o.difference > 0 else 'refers worse')
+    for _,g in res.groupby('dataset'): assert g.p_holm.tolist() == pytest.approx(holm(g.p).tolist())
+    assert {'not significant', 'refers better'} == set(res.verdict)
+    back = efficiency_tests(tmp_path, 'random').query("b == 'refers'")
+    assert back.difference.tolist() == pytest.approx((-res[res.b == 'random'].difference).tolist()) and set(back.verdict) == {'random worse'}
 
 
 # The command (notebook 46 runs it as a process)
