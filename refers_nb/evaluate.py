@@ -95,12 +95,14 @@ def _cells(sets, starts, fractions, seeds):
     whole = lambda o: Path(o).expanduser().absolute() if isinstance(o, (str, Path)) and Path(o).expanduser().exists() else o
     res,digest = [],{i: _digest(o) for i,o in starts.items()}
     for name,(table,out,args) in sets.items():
-        data,steps = _table_digest(table),args.get('steps')
+        tables,steps = table if isinstance(table, (list, tuple)) else [table]*len(seeds),args.get('steps')
+        if len(tables) != len(seeds): raise InputError(f'{len(tables)} tables for {len(seeds)} seeds: give one a seed')
+        data = dict(zip(seeds, zip(map(whole, tables), map(_table_digest, tables))))
         there = {k: whole(o) if k == 'store' else o for k,o in args.items()}
         for f,s,i in itertools.product(fractions, seeds, starts):
             n = dict(steps=steps.get(f) if isinstance(steps, dict) else steps)
-            key = _hash(data, digest[i], args | n | dict(fraction=f, seed=s))
-            res.append(Cell(name, i, f, s, whole(table), whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
+            key = _hash(data[s][1], digest[i], args | n | dict(fraction=f, seed=s))
+            res.append(Cell(name, i, f, s, data[s][0], whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
     return res
 
 # %% ../nbs/43_evaluate.ipynb #bf1490be
@@ -150,7 +152,7 @@ def _gather(cells, out):
 # %% ../nbs/43_evaluate.ipynb #9779a873
 @delegates(finetune_learner)
 def label_efficiency(
-    table,                    # Study table with labels: DataFrame, file, or folder by `prepare`; of several sets {name: table}, or {name: dict(table=..., steps=..., size=...)}
+    table,                    # Study table with labels: DataFrame, file, or folder by `prepare`; a list of them, one a seed (`patient_folds`); of several sets {name: table}, or {name: dict(table=..., steps=..., size=...)}
     starts:dict,              # Name to start of `finetune`: {'refers': folder, 'random': 'random'}; one that cannot be opened is left out
     out,                      # Folder for `results.csv`, `predictions.parquet` and `cells/`; of several sets each has a folder of its name in it
     fractions=(.01, .1, 1.),  # Shares of the training labels (paper: 1, 10 and 100 %)
@@ -566,9 +568,30 @@ def seed_tests(
             rows.append(dict(a=a, b=b, fraction=f) | paired_seeds(wide[a], wide[b]).to_dict())
     return pd.DataFrame(rows).astype(dict(seeds=int)) if rows else pd.DataFrame(columns=['a', 'b', 'fraction'])
 
+# %% ../nbs/43_evaluate.ipynb #114629fb
+def _are_folds(folder):
+    "Whether every seed was tested on other patients; `InputError` where only some patients are others"
+    df,path = _run_file(folder)
+    seen = [set(g['patient'].astype(str)) for _,g in df.groupby('seed')]
+    shared = len(set.intersection(*seen)),len(set.union(*seen)),sum(map(len, seen))
+    if len(seen) < 2 or shared[0] == shared[1]: return False
+    if shared[1] == shared[2]: return True
+    raise InputError(f'{path}: seeds were tested on some of the same patients; give all the same, or each its own (`patient_folds`)')
+
+def _fold_tests(folder, reference, level):
+    "`_set_tests` where each seed has its own patients: their differences are independent, and Student's test is the test over both"
+    res = pd.read_csv(Path(folder)/'results.csv')
+    pairs,rows = _pairs(list(dict.fromkeys(res['init'])), reference),[]
+    for f,g in res.groupby('fraction'):
+        wide = g.pivot(index='seed', columns='init', values='auroc')
+        for a,b in pairs:
+            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b) | paired_seeds(wide[a], wide[b]).drop('p_sign').to_dict())
+    return _judged(rows, reference, level)
+
 # %% ../nbs/43_evaluate.ipynb #febd2b73
 def _set_tests(folder, reference, level):
     "`efficiency_tests` of one data set"
+    if _are_folds(folder): return _fold_tests(folder, reference, level)
     runs = read_runs([folder])
     by,pairs = {(o.name, o.fraction, o.seed): o.probs for o in runs},_pairs(list(dict.fromkeys(o.name for o in runs)), reference)
     rows = []
@@ -578,7 +601,11 @@ def _set_tests(folder, reference, level):
         probs = (np.stack([by[o, f, s] for s in seeds]) for o in (a, b))
         test = seed_patient_test(runs[0].targets, *probs, runs[0].patients).loc['mean', ['difference', 'low', 'high', 'p']]
         rows.append(dict(fraction=f, a=a, b=b, **test, seeds=len(seeds)))
-    res = pd.DataFrame(rows, columns=['fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'seeds'])
+    return _judged(rows, reference, level)
+
+def _judged(rows, reference, level):
+    "Tests of one data set with Holm's correction, in words"
+    res = pd.DataFrame(rows, columns=['fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'seeds']).astype(dict(seeds=int))
     res.insert(7, 'p_holm', holm(res['p']))
     return res.assign(verdict=[_words(d, p, reference, level) for d,p in zip(res['difference'], res['p_holm'])])
 

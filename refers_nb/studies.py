@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'SPLITS', 'COLUMNS', 'SEXES', 'SECTIONS', 'label_names', 'annotation_names', 'standard_view', 'check_studies',
-           'write_studies', 'read_studies', 'split_patients', 'label_fraction', 'write_fractions', 'by_study',
-           'duplicates', 'Card', 'describe', 'plot_studies']
+           'write_studies', 'read_studies', 'split_patients', 'patient_folds', 'label_fraction', 'write_fractions',
+           'by_study', 'duplicates', 'Card', 'describe', 'plot_studies']
 
 # %% ../nbs/13_studies.ipynb #38669e28
 import re
@@ -14,6 +14,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np, pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
 
 from .core import InputError, atomic, progress
 from .radiograph import check_paths, resize
@@ -172,6 +173,27 @@ def split_patients(
     split = pd.Series('train', index=ids)
     split.iloc[:nt],split.iloc[nt:nt+nv] = 'test','valid'
     return df.assign(split=df['patient'].astype('str').map(split))
+
+# %% ../nbs/13_studies.ipynb #8b48fe7c
+def patient_folds(
+    df,             # Study table with labels
+    finding:str,    # The finding that should be as frequent in every part
+    k:int=5,        # Parts
+    valid:float=.125, # Share of the other patients in valid
+    seed:int=0,     # Another seed, another deal
+)->list:            # k tables; every patient is in `test` of one of them
+    "Cross-validation by patient; missing labels are dealt like negative ones"
+    if f'label:{finding}' not in df: raise InputError(f'no labels for {finding}; the table has {", ".join(label_names(df))}')
+    who = df['patient'].astype('str').to_numpy()
+    if not 2 <= k <= len(set(who)): raise InputError(f'{k} folds of {len(set(who))} patients: give at least two, and no more than there are patients')
+    y = df[f'label:{finding}'].fillna(0).to_numpy()
+    cut = lambda rows, n, seed: StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(rows, y[rows], who[rows])
+    tables = []
+    for i,(rest,test) in enumerate(cut(np.arange(len(df)), k, seed)):
+        split = np.full(len(df), 'train', object)
+        split[test],split[rest[next(cut(rest, round(1/valid), seed + i))[1]]] = 'test','valid'
+        tables.append(df.assign(split=split))
+    return tables
 
 # %% ../nbs/13_studies.ipynb #fcea6329
 def label_fraction(
