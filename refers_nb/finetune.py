@@ -210,9 +210,9 @@ class Bar(Callback):
     "A progress bar over all training steps, on the terminal"
     run_valid = False
     def __init__(self, desc=''): self.desc = desc
-    def before_fit(self): self.bar = progress(total=self.n_epoch*len(self.dls.train), desc=self.desc)
-    def after_batch(self): self.bar.update()
-    def after_fit(self): self.bar.close()
+    def before_fit(self): self.shown = progress(total=self.n_epoch*len(self.dls.train), desc=self.desc)
+    def after_batch(self): self.shown.update()
+    def after_fit(self): self.shown.close()
 
 # %% ../nbs/41_finetune.ipynb #33595602
 def layer_groups(
