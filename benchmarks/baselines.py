@@ -2,11 +2,13 @@
 
     python benchmarks/baselines.py OUT                                         # phantoms, three fractions, five seeds
     python benchmarks/baselines.py OUT --reports DIR --sets a=DIR,b=DIR ...    # folders by refers-prep
+    python benchmarks/baselines.py OUT --reports iu --sets iu=iu,nih=nih,covid=covid --folds nih,covid --findings nih=Pneumonia --steps iu=100/100/300,nih=100,covid=60 \
+        --imagenet WEIGHTS --begin imagenet --size 160 --epochs 12 --seeds 5    # the real table of the README
 
 All pre-trainings have the same encoder, the same start (`--begin`), the same number of images seen and of steps, and the default learning rates
 of this library; all fine-tunings the same steps. Two rows of one set differ in the start alone. `--steps` and `--findings` may be given by set:
-`--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Goes on where it was stopped; OUT/results.csv holds a row
-a cell, OUT/report.md the tables: mean and deviation over the seeds, and the tests against REFERS.
+`--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Sets in `--folds` are cross-validated by patient, a part a seed.
+Goes on where it was stopped; OUT/results.csv holds a row a cell, OUT/tests.csv the tests against REFERS, OUT/report.md both for people.
 """
 import argparse, os, time, warnings
 from pathlib import Path
@@ -16,6 +18,7 @@ from refers_nb.baselines import BASELINES, IMAGENET, baselines
 from refers_nb.cli import RECIPE, phantom_set
 from refers_nb.core import atomic, run_record
 from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency, markdown_table, plot_label_efficiency
+from refers_nb.studies import label_names, patient_folds, read_studies
 
 CROPS = dict(simclr=dict(scale=.3, light=.3, rotate=10.))     # without crops its task is trivial
 
@@ -28,13 +31,16 @@ def phantoms(out, a):
     labels = dict(phantoms=dict(table=out/'data'/'labels', steps=50, size=64, lr=3e-5, head_lr=1e-2, augment=False, evals=2))
     return out/'data'/'reports',labels,RECIPE | dict(size=64, epochs=a.epochs or 5, changes=CROPS)
 
-def given(a, fractions):
+def given(a, fractions, seeds):
     "Real sets"
     steps,findings,sets = pairs(a.steps),pairs(a.findings),{}
     for name,where in pairs(a.sets).items():
         n = [int(o) for o in steps.get(name, '').split('/') if o]
         sets[name] = dict(table=where, size=a.size, steps=dict(zip(fractions, n)) if len(n) > 1 else n[0] if n else None)
         if name in findings: sets[name]['findings'] = findings[name].split('/')
+        if name in a.folds.split(','):
+            df = read_studies(where)
+            sets[name] |= dict(table=patient_folds(df, sets[name].get('findings', label_names(df))[0], len(seeds)), store=where)
     return a.reports,sets,dict(size=a.size, epochs=a.epochs or 8, drop_path=.1)
 
 def main():
@@ -43,17 +49,18 @@ def main():
     p.add_argument('--methods', default=','.join(BASELINES)); p.add_argument('--imagenet', default=IMAGENET)
     p.add_argument('--begin', default='random', choices=['random', 'imagenet']); p.add_argument('--size', type=int, default=128)
     p.add_argument('--epochs', type=int); p.add_argument('--seeds', type=int); p.add_argument('--jobs', type=int, default=os.cpu_count())
-    p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
+    p.add_argument('--folds', default=''); p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
     a = p.parse_args()
     began,fractions,seeds = time.monotonic(),(.01, .1, 1.),range(a.seeds or (3 if a.sets else 5))
     with run_record(a.out, vars(a) | dict(out=str(a.out))):
-        reports,sets,recipe = given(a, fractions) if a.sets else phantoms(a.out, a)
-        starts = baselines(reports, a.out/'runs', a.methods.split(','), a.imagenet, a.begin, tensorboard=False, **recipe)
+        reports,sets,recipe = given(a, fractions, seeds) if a.sets else phantoms(a.out, a)
+        starts = baselines(reports, a.out/'runs', a.methods.split(','), a.imagenet, a.begin, jobs=a.jobs, tensorboard=False, **recipe)
         half = time.monotonic()
         res = label_efficiency(sets, starts['start'].dropna().to_dict(), a.out, fractions, seeds, jobs=a.jobs)
-        tests = efficiency_tests(res, 'refers')
+        tests = efficiency_tests(a.out, 'refers')
     text = [markdown_table(o.reset_index()) for o in (starts.drop(columns='start'), efficiency_table(res), tests)]
     text.append(f'Pre-training {(half-began)/60:.1f} minutes, fine-tuning {(time.monotonic()-half)/60:.1f}; what was found done on the disk is not counted.')
+    with atomic(a.out/'tests.csv') as f: tests.to_csv(f, index=False)
     with atomic(a.out/'report.md') as f: f.write_text('\n\n'.join(text) + '\n')
     with atomic(a.out/'label_efficiency.png') as f: plot_label_efficiency(res).figure.savefig(f, dpi=110, format='png')
     print('\n\n'.join(text))

@@ -44,6 +44,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'refers_nb.baselines._parts': ('baselines.html#_parts', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines._row': ('baselines.html#_row', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines._run': ('baselines.html#_run', 'refers_nb/baselines.py'),
+                                     'refers_nb.baselines._start': ('baselines.html#_start', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines._visible': ('baselines.html#_visible', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.baseline': ('baselines.html#baseline', 'refers_nb/baselines.py'),
                                      'refers_nb.baselines.baselines': ('baselines.html#baselines', 'refers_nb/baselines.py'),

@@ -13,17 +13,16 @@ from collections import namedtuple
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 from fastai.data.core import DataLoaders
 from fastai.metrics import AccumMetric
-from fastcore.meta import delegates
+from joblib import Parallel, delayed
 from timm.models.vision_transformer import Block
 from torch import nn
 from .callbacks import Precision, ResumableLearner, StopOnNonFinite
 from .clinical import label_reports
-from .core import InputError, atomic, device, precision
+from .core import InputError, atomic, device, end_with_parent, precision
 from .data import Augment, LabelItems, SeededLoader, StudyItems
 from .finetune import ARCH, BudgetLoader, Classifier, encoder_from, masked_bce
 from .hub import checkpoint_config
@@ -314,17 +313,21 @@ def method_of(
 IMAGENET = 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'
 
 def _row(method, table, out, imagenet, begin, changes, recipe):
-    "Where a start lies, what it cost, or why there is none"
+    "Row of a method: where its start lies, what it cost, or why there is none"
+    end_with_parent()
+    start,run,note = _start(method, table, out, imagenet, begin, changes, recipe)
+    return dict(method=method, learns_from=BASELINES[method], start=start, images=run.get('images_seen', 0), steps=run.get('steps', 0), note=note)
+
+def _start(method, table, out, imagenet, begin, changes, recipe):
+    "Start of `finetune`, record of the run that made it, and why there is none"
     arch = ARCH | dict(name=refers_config(recipe.get('preset', 'tiny'))['vision']['name'])
-    if method == 'random': return dict(start='random', images=0, steps=0)
+    if method == 'random': return 'random', {}, ''
     if method == 'imagenet':
         try: encoder_from(imagenet, recipe.get('size'), arch)
-        except InputError as e: return dict(start=None, images=0, steps=0, note=f'not to be had: {e}')
-        return dict(start=str(imagenet), images=0, steps=0)
+        except InputError as e: return None, {}, f'not to be had: {e}'
+        return str(imagenet), {}, ''
     own = dict(weights=str(imagenet) if begin == 'imagenet' else None) | recipe | (changes or {}).get(method, {})
-    start = baseline(method, table, out/method, **own)
-    run = json.loads((out/method/'run.json').read_text())
-    return dict(start=str(start), images=run.get('images_seen'), steps=run.get('steps'))
+    return str(baseline(method, table, out/method, **own)), json.loads((out/method/'run.json').read_text()), ''
 
 def baselines(
     table,                   # Prepared folder with reports
@@ -333,13 +336,14 @@ def baselines(
     imagenet=IMAGENET,       # ImageNet weights: a file, a folder or a timm name
     begin='random',          # What the pre-trainings start from: 'random' or 'imagenet'
     changes=None,            # Method to arguments that it has otherwise: {'simclr': dict(scale=.3)}
+    jobs=1,                  # Runs at a time, a process each; a small encoder does not fill a GPU alone
     **recipe                 # Arguments of all: see `baseline`
 )->pd.DataFrame:             # A row a method: learns_from, start (of `finetune`; missing where there is none), images, steps, note
     "Every start of a comparison, on the same encoder with the same number of images seen; resumes by run"
     if odd := [o for o in methods if o not in BASELINES]: raise InputError(f'{odd[0]!r} is no method: one of {", ".join(BASELINES)}')
     if begin not in ('random', 'imagenet'): raise InputError(f"begin is {begin!r}: 'random' or 'imagenet'")
-    out,rows = Path(out),[]
-    for m in methods: rows.append(dict(method=m, learns_from=BASELINES[m], note='') | _row(m, table, out, imagenet, begin, changes, recipe))
+    out = Path(out)
+    rows = Parallel(n_jobs=jobs, batch_size=1)(delayed(_row)(o, table, out, imagenet, begin, changes, recipe) for o in methods)
     res = pd.DataFrame(rows).set_index('method')[['learns_from', 'start', 'images', 'steps', 'note']]
     with atomic(out/'baselines.csv') as p: res.to_csv(p)
     return res
