@@ -311,8 +311,8 @@ def _decode(root, paths, rows, size, fit):
 def _pool(workers):
     "An executor and its number of processes: of this machine, or of the Dask cluster whose address `workers` is"
     if not isinstance(workers, str):
-        from joblib.externals.loky import get_reusable_executor
-        yield get_reusable_executor(workers, timeout=20),workers # idle ones end soon: a process that was forked waits for them at its end
+        from joblib.executor import get_memmapping_executor      # the one that `joblib.Parallel` uses, too: there can be only one kind in a process
+        yield get_memmapping_executor(workers, timeout=20, max_nbytes=None),workers # idle ones end soon: a process that was forked waits for them at its end
         return
     try: from distributed import Client
     except ImportError: raise InputError(f"workers={workers!r} needs Dask: pip install 'refers_nb[cluster]'") from None
