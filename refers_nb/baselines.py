@@ -303,11 +303,11 @@ def baseline(
 def method_of(
     folder # Checkpoint folder
 )->str:    # One of `BASELINES`
-    "How the encoder of a checkpoint was taught"
+    "How the encoder of a checkpoint was taught; of a classifier by `finetune` 'classifier'"
     c = checkpoint_config(folder)
-    arch,how = c['architecture'],c['training']
+    how = c.get('training') or {}
     if c['class'] == 'Refers': return next((m for m,o in _PARTS.items() if o and o.items() <= how.items()), 'refers')
-    return {'SimCLR': 'simclr', 'Restorer': arch.get('task'), 'Classifier': 'labels'}.get(c['class'], c['class'])
+    return how.get('task') or c['class'].lower()
 
 # %% ../nbs/42_baselines.ipynb #3f5aec2b
 IMAGENET = 'vit_tiny_patch16_224.augreg_in21k_ft_in1k'

@@ -97,20 +97,30 @@ def refers_pretrain(
     sys.stdout.write(f'{folder}\n')
 
 # %% ../nbs/46_cli.ipynb #4ee043ec
+def _is_ours(start):
+    "Whether a start is a checkpoint folder of this library"
+    from refers_nb.finetune import is_checkpoint
+    return is_checkpoint(Path(start).expanduser())
+
 def _vision(checkpoint, size, s):
     "Architecture and image side that every start of a comparison shares: those of the checkpoint, else of the settings"
     arch,own = dict(name=f'vit_{s.pretrain.preset}_patch16_224', in_chans=1),s.pretrain.size
-    if (Path(checkpoint)/'tokenizer.json').is_file():
+    if _is_ours(checkpoint):
         from refers_nb.hub import checkpoint_config
         vision = checkpoint_config(checkpoint)['architecture']['vision']
         arch,own = {o: vision[o] for o in arch},vision['size']
     return arch,size or own
 
 def _starts(checkpoint, against, s, arch):
-    "Name to start, of the checkpoint and of those it is compared with; a name is `refers`, the word or the file's"
+    "Name to start, of the checkpoint and of those it is compared with; a name is the word, how a checkpoint was taught, or the file's; where these are the same, the run's"
+    from refers_nb.baselines import method_of
     preset = next((o for o in ('tiny', 'small', 'base') if f'_{o}_' in arch['name']), 'tiny')
-    word = lambda o: o if o in ('random', 'imagenet') else 'refers' if (Path(o)/'tokenizer.json').is_file() else Path(o).stem
-    return {word(o): _weights(o, s, preset) or 'random' for o in [checkpoint, *against.split(',')] if o}
+    given = [o.strip() for o in [checkpoint, *against.split(',')] if o.strip()]
+    words = [method_of(o) if _is_ours(o) else o if o in ('random', 'imagenet') else Path(o).stem for o in given]
+    run = lambda o: (Path(o).resolve().parent if Path(o).name in ('checkpoint', 'model') else Path(o)).name
+    names = [run(o) if words.count(w) > 1 else w for o,w in zip(given, words)]
+    if twice := [o for o in names if names.count(o) > 1]: raise InputError(f'two starts are called {twice[0]}; rename the folder of a run')
+    return {n: _weights(o, s, preset) or 'random' for n,o in zip(names, given)}
 
 # %% ../nbs/46_cli.ipynb #8045b3db
 def _one(table, start, out, **kwargs):

@@ -1,9 +1,11 @@
 """Baselines: losses against plain loops, equal budgets, kill and resume, what cannot be had or is wrong"""
+import shutil
 import numpy as np, pandas as pd, pytest, torch
 from refers_nb.baselines import (BASELINES, TASKS, Restorer, SimCLR, baseline, baselines, images_of, method_of, nt_xent, patches,
                                  pretrain_images, report_labels, restoration_loss, swap_squares)
 from refers_nb.callbacks import Checkpoint
-from refers_nb.core import InputError
+from refers_nb.cli import _starts, _vision
+from refers_nb.core import InputError, settings
 from refers_nb.finetune import encoder_from, finetune
 from refers_nb.hub import checkpoint_config, load_encoder
 from refers_nb.sources import prepare
@@ -110,6 +112,15 @@ def test_killed_and_resumed_is_bit_for_bit(task, table, runs, tmp_path, monkeypa
     a,b = (load_file(o/'model.safetensors') for o in (done, runs[task]))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert (tmp_path/'run'/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
+
+def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path):
+    s = settings(pretrain_preset='tiny')
+    arch,size = _vision(str(runs['mae']), None, s)
+    assert size == 32 and arch == dict(name='vit_tiny_patch16_224', in_chans=1)
+    assert list(_starts(str(runs['mae']), f'{runs["simclr"]}, random', s, arch)) == ['mae', 'simclr', 'random']
+    shutil.copytree(runs['mae'], tmp_path/'again'/'checkpoint')
+    assert list(_starts(str(runs['mae']), str(tmp_path/'again'/'checkpoint'), s, arch)) == ['mae', 'again']
+    with pytest.raises(InputError, match='two starts are called mae'): _starts(str(runs['mae']), str(runs['mae']), s, arch)
 
 def test_a_finished_run_is_not_overwritten(table, runs):
     assert pretrain_images(table, runs['mae'].parent, 'mae', **ARGS) == runs['mae']

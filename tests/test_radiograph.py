@@ -559,3 +559,9 @@ def test_a_decoder_that_panics_costs_one_image(tmp_path, grey, monkeypatch):
     assert len(store) == 2 and 'index out of  bounds' in (tmp_path/'out'/'rejected.csv').read_text()
     monkeypatch.setattr(R, '_picture', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
     with pytest.raises(KeyboardInterrupt): read_radiograph(tmp_path/'0.png')
+
+def test_the_pool_leaves_room_for_joblib():
+    from joblib import Parallel, delayed
+    assert sorted(_each(abs, [(-1,), (-2,)], 2)) == [1, 2]
+    assert Parallel(n_jobs=2)(delayed(abs)(o) for o in (-3, -4)) == [3, 4]
+    assert sorted(_each(abs, [(-5,)], 2)) == [5]
