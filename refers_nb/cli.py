@@ -139,6 +139,7 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     "A label-efficiency table with its tests and its figure"
     from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency
     from refers_nb.finetune import encoder_from
+    os.environ.setdefault('PYTHONWARNINGS', 'ignore:`torch.jit.script`:FutureWarning')   # an import of fastai, in every process
     out,first = Path(out).expanduser(),next(iter(starts))
     encoder_from(starts[first], kwargs['size'], kwargs['arch'])               # the others may be lacking
     args = dict(table=table, starts=starts, fractions=fractions, seeds=seeds, jobs=jobs, part=part, **kwargs)
