@@ -135,6 +135,8 @@ def _figure(res, path, title=''):
     with atomic(path) as p: ax.figure.savefig(p, dpi=110, format='png')
 
 # %% ../nbs/46_cli.ipynb #8002bfba
+FINETUNE = 'fractions seeds steps bs lr opt views'.split()
+
 def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     "A label-efficiency table with its tests and its figure"
     from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency
@@ -157,9 +159,14 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     with atomic(out/'tests.csv') as p: tests.to_csv(p, index=False)
     sys.stdout.write(f'\n{tests.round(4).to_string(index=False)}\n')
 
-# %% ../nbs/46_cli.ipynb #f43ccc86
-FINETUNE = 'fractions seeds steps bs lr opt views'.split()
+# %% ../nbs/46_cli.ipynb #cfb0c354
+def _train(table, starts, out, fractions, seeds, jobs, part, **kwargs):
+    "One classifier, or a table of many"
+    many = part or isinstance(table, dict) or len(starts)*len(fractions)*len(seeds) > 1
+    if many: _many(table, starts, out, fractions, seeds, jobs, part, **kwargs)
+    else: _one(table, *starts.values(), out, fraction=fractions[0], seed=seeds[0], **kwargs)
 
+# %% ../nbs/46_cli.ipynb #f43ccc86
 @call_parse
 @cli_errors
 def refers_finetune(
@@ -191,10 +198,7 @@ def refers_finetune(
     args = dict(findings=[o.strip() for o in findings.split(',') if o.strip()] or None, size=size, steps=f.steps, bs=f.bs,
                 lr=f.lr, opt=f.opt, linear=linear or f.linear, views=f.views, patience=patience, arch=arch,
                 device=s.run.device, precision=s.run.precision)
-    tables = _tables(table)
-    if part or isinstance(tables, dict) or len(starts)*len(f.fractions)*len(f.seeds) > 1:
-        return _many(tables, starts, out, f.fractions, f.seeds, jobs, part, **args)
-    _one(tables, *starts.values(), out, fraction=f.fractions[0], seed=f.seeds[0], **args)
+    _train(_tables(table), starts, out, f.fractions, f.seeds, jobs, part, **args)
 
 # %% ../nbs/46_cli.ipynb #37a6d1e8
 def _released(paths, out, reference, lists):
