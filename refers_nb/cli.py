@@ -149,7 +149,7 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     with run_record(record, args) as rec:
         res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
         rec.note(notes=res.attrs['notes'])
-    sys.stdout.write('\n'.join([efficiency_table(res).to_string(), *res.attrs['notes'], '']))
+    sys.stdout.write('\n'.join([*[efficiency_table(res).to_string()]*(len(res) > 0), *res.attrs['notes'], '']))
     if len(res) < res.attrs['cells']:
         sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
         return

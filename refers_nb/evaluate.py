@@ -99,7 +99,7 @@ def _cells(sets, starts, fractions, seeds):
         for f,s,i in itertools.product(fractions, seeds, starts):
             n = dict(steps=steps.get(f) if isinstance(steps, dict) else steps)
             key = _hash(data, digest[i], args | n | dict(fraction=f, seed=s))
-            res.append(Cell(name, i, f, s, whole(table), whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
+            res.append(Cell(name, i, f, s, whole(table), starts[i] if starts[i] == 'random' else whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
     return res
 
 # %% ../nbs/43_evaluate.ipynb #bf1490be

@@ -393,9 +393,10 @@ def test_two_workers_of_dask_give_the_rows_of_one_process(phantoms, tmp_path, mo
     assert json.loads((tmp_path/'cells'/'a_1_0.json').read_text())['fingerprint'] == json.loads((data.parent/'whole'/'cells'/'a_1_0.json').read_text())['fingerprint']
 
 
-def test_threads_do_not_share_random_numbers(phantoms, tmp_path):
+def test_threads_do_not_share_random_numbers(phantoms, tmp_path, monkeypatch):
     from joblib import parallel_config
     data,want,_ = phantoms
+    monkeypatch.chdir(tmp_path); (tmp_path/'random').mkdir()                             # is not what is meant by the start of this name
     with parallel_config(backend='threading', n_jobs=2): res = label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(1.,), seeds=(0, 1), **FEW)
     same(res, want[want.fraction == 1.].reset_index(drop=True))
 
@@ -403,6 +404,8 @@ def test_threads_do_not_share_random_numbers(phantoms, tmp_path):
 def test_parts_together_are_the_whole(phantoms, tmp_path):
     data,want,predictions = phantoms
     call = lambda **kw: label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(.5, 1.), seeds=(0, 1), **FEW, **kw)
+    none = call(part='9/9')                                                             # more parts than cells
+    assert len(none) == 0 and none.attrs['cells'] == 8
     parts = [call(part=f'{i}/3') for i in (3, 1)]
     assert [len(o) for o in parts] == [2, 5] and parts[0].attrs['cells'] == 8 and not (tmp_path/'results.csv').exists()
     same(call(part='2/3'), want)
