@@ -118,6 +118,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'refers_nb.cli._say': ('cli.html#_say', 'refers_nb/cli.py'),
                                'refers_nb.cli._starts': ('cli.html#_starts', 'refers_nb/cli.py'),
                                'refers_nb.cli._tables': ('cli.html#_tables', 'refers_nb/cli.py'),
+                               'refers_nb.cli._train': ('cli.html#_train', 'refers_nb/cli.py'),
                                'refers_nb.cli._vision': ('cli.html#_vision', 'refers_nb/cli.py'),
                                'refers_nb.cli._weights': ('cli.html#_weights', 'refers_nb/cli.py'),
                                'refers_nb.cli.demo': ('cli.html#demo', 'refers_nb/cli.py'),

@@ -145,10 +145,13 @@ def _figure(res, path, title=''):
     with atomic(path) as p: ax.figure.savefig(p, dpi=110, format='png')
 
 # %% ../nbs/46_cli.ipynb #8002bfba
+FINETUNE = 'fractions seeds steps bs lr opt views'.split()
+
 def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     "A label-efficiency table with its tests and its figure"
     from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency
     from refers_nb.finetune import encoder_from
+    os.environ.setdefault('PYTHONWARNINGS', 'ignore:`torch.jit.script`:FutureWarning')   # an import of fastai, in every process
     out,first = Path(out).expanduser(),next(iter(starts))
     encoder_from(starts[first], kwargs['size'], kwargs['arch'])               # the others may be lacking
     args = dict(table=table, starts=starts, fractions=fractions, seeds=seeds, jobs=jobs, part=part, **kwargs)
@@ -156,7 +159,7 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     with run_record(record, args) as rec:
         res = label_efficiency(table, starts, out, fractions, seeds, jobs=jobs, part=part, **kwargs)
         rec.note(notes=res.attrs['notes'])
-    sys.stdout.write('\n'.join([efficiency_table(res).to_string(), *res.attrs['notes'], '']))
+    sys.stdout.write('\n'.join([*[efficiency_table(res).to_string()]*(len(res) > 0), *res.attrs['notes'], '']))
     if len(res) < res.attrs['cells']:
         sys.stdout.write(f'{len(res)} of {res.attrs["cells"]} cells are done; the last part to end writes the tables\n')
         return
@@ -166,9 +169,14 @@ def _many(table, starts, out, fractions, seeds, jobs, part, **kwargs):
     with atomic(out/'tests.csv') as p: tests.to_csv(p, index=False)
     sys.stdout.write(f'\n{tests.round(4).to_string(index=False)}\n')
 
-# %% ../nbs/46_cli.ipynb #f43ccc86
-FINETUNE = 'fractions seeds steps bs lr opt views'.split()
+# %% ../nbs/46_cli.ipynb #cfb0c354
+def _train(table, starts, out, fractions, seeds, jobs, part, **kwargs):
+    "One classifier, or a table of many"
+    many = part or isinstance(table, dict) or len(starts)*len(fractions)*len(seeds) > 1
+    if many: _many(table, starts, out, fractions, seeds, jobs, part, **kwargs)
+    else: _one(table, *starts.values(), out, fraction=fractions[0], seed=seeds[0], **kwargs)
 
+# %% ../nbs/46_cli.ipynb #f43ccc86
 @call_parse
 @cli_errors
 def refers_finetune(
@@ -204,10 +212,7 @@ def refers_finetune(
                 lr=f.lr, opt=f.opt, linear=linear or f.linear, views=f.views, patience=patience, arch=arch,
                 device=s.run.device, precision=s.run.precision)
     args |= {k: v for k,v in dict(balance=balance, layer_decay=layer_decay, tta=tta).items() if v not in (None, False)}
-    tables = _tables(table)
-    if part or isinstance(tables, dict) or len(starts)*len(f.fractions)*len(f.seeds) > 1:
-        return _many(tables, starts, out, f.fractions, f.seeds, jobs, part, **args)
-    _one(tables, *starts.values(), out, fraction=f.fractions[0], seed=f.seeds[0], **args)
+    _train(_tables(table), starts, out, f.fractions, f.seeds, jobs, part, **args)
 
 # %% ../nbs/46_cli.ipynb #37a6d1e8
 def _released(paths, out, reference, lists, table):

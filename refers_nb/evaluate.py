@@ -20,7 +20,7 @@ from .core import InputError, atomic, end_with_parent, one_at_a_time, progress
 from .fairness import known_and_training, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table, subgroup_table, subgroup_tests
 from .finetune import encoder_from, finetune, finetune_learner, labelled
 from .sources import RELEASED, released_lists
-from .statistics import auroc_table, delong_test, holm, metrics_table, paired_seeds, plot_reliability, plot_roc, seed_patient_test
+from .statistics import auroc_table, delong, delong_test, holm, metrics_table, paired_seeds, plot_reliability, plot_roc, seed_patient_test
 
 # %% ../nbs/43_evaluate.ipynb #52b134bd
 def _digest(path):
@@ -102,7 +102,7 @@ def _cells(sets, starts, fractions, seeds):
         for f,s,i in itertools.product(fractions, seeds, starts):
             n = dict(steps=steps.get(f) if isinstance(steps, dict) else steps)
             key = _hash(data[s][1], digest[i], args | n | dict(fraction=f, seed=s))
-            res.append(Cell(name, i, f, s, data[s][0], whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
+            res.append(Cell(name, i, f, s, data[s][0], starts[i] if starts[i] == 'random' else whole(starts[i]), there | n, out/'cells'/f'{i}_{f:g}_{s}.json', key))
     return res
 
 # %% ../nbs/43_evaluate.ipynb #bf1490be
@@ -585,7 +585,7 @@ def _fold_tests(folder, reference, level):
     for f,g in res.groupby('fraction'):
         wide = g.pivot(index='seed', columns='init', values='auroc')
         for a,b in pairs:
-            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b) | paired_seeds(wide[a], wide[b]).drop('p_sign').to_dict())
+            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b, without='') | paired_seeds(wide[a], wide[b]).drop('p_sign').to_dict())
     return _judged(rows, reference, level)
 
 # %% ../nbs/43_evaluate.ipynb #febd2b73
@@ -593,20 +593,21 @@ def _set_tests(folder, reference, level):
     "`efficiency_tests` of one data set"
     if _are_folds(folder): return _fold_tests(folder, reference, level)
     runs = read_runs([folder])
-    by,pairs = {(o.name, o.fraction, o.seed): o.probs for o in runs},_pairs(list(dict.fromkeys(o.name for o in runs)), reference)
-    rows = []
-    for f,(a,b) in itertools.product(sorted({o.fraction for o in runs}), pairs):
+    first,by = runs[0],{(o.name, o.fraction, o.seed): o.probs.to_numpy() for o in runs}
+    known = ~np.isnan(delong(first.targets, first.probs, first.patients).variance)
+    without,rows = ', '.join(first.targets.columns[~known]),[]
+    for f,(a,b) in itertools.product(sorted({o.fraction for o in runs}), _pairs(list(dict.fromkeys(o.name for o in runs)), reference)):
         seeds = sorted({s for i,g,s in by if (i, g) == (a, f)} & {s for i,g,s in by if (i, g) == (b, f)})
         if not seeds: continue
-        probs = (np.stack([by[o, f, s] for s in seeds]) for o in (a, b))
-        test = seed_patient_test(runs[0].targets, *probs, runs[0].patients).loc['mean', ['difference', 'low', 'high', 'p']]
-        rows.append(dict(fraction=f, a=a, b=b, **test, seeds=len(seeds)))
+        probs = (np.stack([by[o, f, s][:, known] for s in seeds]) for o in (a, b))
+        test = seed_patient_test(first.targets.loc[:, known], *probs, first.patients).loc['mean', ['difference', 'low', 'high', 'p']] if known.any() else {}
+        rows.append(dict(fraction=f, a=a, b=b, **test, seeds=len(seeds), without=without))
     return _judged(rows, reference, level)
 
 def _judged(rows, reference, level):
     "Tests of one data set with Holm's correction, in words"
-    res = pd.DataFrame(rows, columns=['fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'seeds']).astype(dict(seeds=int))
-    res.insert(7, 'p_holm', holm(res['p']))
+    res = pd.DataFrame(rows, columns=['fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'p_holm', 'seeds', 'verdict', 'without'])
+    res['p_holm'] = holm(res['p'])
     return res.assign(verdict=[_words(d, p, reference, level) for d,p in zip(res['difference'], res['p_holm'])])
 
 # %% ../nbs/43_evaluate.ipynb #ace8de1e
@@ -614,8 +615,8 @@ def efficiency_tests(
     out,           # Folder written by `label_efficiency`
     reference,     # The start that the others are compared with
     level=.05,     # Of the tests, after Holm's correction over all comparisons of a data set
-)->pd.DataFrame:   # (dataset,) fraction, a (the reference), b, difference of macro AUROC (a - b), low, high, p, p_holm, seeds, verdict
-    "Every start against one, at every share of labels, over seeds and test patients; no test with one seed, or with one positive patient of a finding"
+)->pd.DataFrame:   # (dataset,) fraction, a (the reference), b, difference of macro AUROC (a - b), low, high, p, p_holm, seeds, verdict, without
+    "Every start against one, at every share of labels, over seeds and test patients; no test with one seed"
     out = Path(out).expanduser()
     if not (out/'results.csv').is_file(): raise InputError(f'{out}: no results.csv; run label_efficiency (refers-finetune) to its end first')
     res = pd.read_csv(out/'results.csv')

@@ -115,8 +115,9 @@ def test_finetune_several_sets_in_parts(data):
     out,table = data/'sets',data/'data'
     args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--fractions', '1', '--seeds', '0,1', '--against', 'random,gone/gone', '--steps', 2, '--bs', 8,
             '--findings', 'cardiomegaly,consolidation']
-    one,two,whole = run_all([[*args, '--part', '1/2'], [*args, '--part', '2/2'], [*args, '--jobs', 1]])
+    none,one,two,whole = run_all([[*args, '--part', '9/9'], [*args, '--part', '1/2'], [*args, '--part', '2/2'], [*args, '--jobs', 1]])
     assert [o[0] for o in (one, two, whole)] == [0]*3, (one, two, whole)
+    assert none[0] == 0 and none[1].strip().endswith('0 of 8 cells are done; the last part to end writes the tables')
     assert one[1].strip().endswith('4 of 8 cells are done; the last part to end writes the tables') and 'gone is left out: ' in one[1] and two[1] == whole[1]
     assert sorted(o.name for o in out.iterdir()) == ['a', 'b', 'label_efficiency.png', 'parts', 'results.csv', 'run.json', 'tests.csv']
     assert {json.loads((out/'parts'/f'{i}-of-2'/'run.json').read_text())['status'] for i in (1, 2)} == {'finished'}

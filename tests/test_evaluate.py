@@ -393,9 +393,10 @@ def test_two_workers_of_dask_give_the_rows_of_one_process(phantoms, tmp_path, mo
     assert json.loads((tmp_path/'cells'/'a_1_0.json').read_text())['fingerprint'] == json.loads((data.parent/'whole'/'cells'/'a_1_0.json').read_text())['fingerprint']
 
 
-def test_threads_do_not_share_random_numbers(phantoms, tmp_path):
+def test_threads_do_not_share_random_numbers(phantoms, tmp_path, monkeypatch):
     from joblib import parallel_config
     data,want,_ = phantoms
+    monkeypatch.chdir(tmp_path); (tmp_path/'random').mkdir()                             # is not what is meant by the start of this name
     with parallel_config(backend='threading', n_jobs=2): res = label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(1.,), seeds=(0, 1), **FEW)
     same(res, want[want.fraction == 1.].reset_index(drop=True))
 
@@ -403,6 +404,8 @@ def test_threads_do_not_share_random_numbers(phantoms, tmp_path):
 def test_parts_together_are_the_whole(phantoms, tmp_path):
     data,want,predictions = phantoms
     call = lambda **kw: label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(.5, 1.), seeds=(0, 1), **FEW, **kw)
+    none = call(part='9/9')                                                             # more parts than cells
+    assert len(none) == 0 and none.attrs['cells'] == 8
     parts = [call(part=f'{i}/3') for i in (3, 1)]
     assert [len(o) for o in parts] == [2, 5] and parts[0].attrs['cells'] == 8 and not (tmp_path/'results.csv').exists()
     same(call(part='2/3'), want)
@@ -451,23 +454,25 @@ def test_what_cannot_be_run_is_said_before_anything_runs(phantoms, tmp_path, cha
 def test_the_tests_of_a_table_are_those_of_its_predictions(tmp_path):
     "Two data sets; two starts against one, a seed that one of them lacks, and Holm over four comparisons"
     from refers_nb.statistics import seed_patient_test
-    rng,sets = np.random.default_rng(3),{}
+    rng,sets,F = np.random.default_rng(3),{},('Effusion', 'Edema', 'Hernia')
     for name in ('x', 'y'):
-        y,s = simulated(160, seed=len(sets), methods=METHODS | dict(C2L=1.95))
+        y,s = simulated(160, F, len(sets), methods=METHODS | dict(C2L=1.95))
         y[::7, 1] = np.nan
+        y[:, 2] = (np.arange(160) == 9) if name == 'y' else y[:, 2]                       # one positive: an AUROC, but no error
         noisy = {(i, f, k): np.clip(s[m] + .15*rng.normal(size=y.shape), 0, 1) for f in (.1, 1.) for k in range(4) for i,m in (('refers', 'REFERS'), ('c2l', 'C2L'), ('random', 'ImageNet')) if (i, k) != ('c2l', 3)}
         (tmp_path/name).mkdir()
-        pd.concat([long(y, p, init=i, fraction=f, seed=k) for (i,f,k),p in noisy.items()]).to_parquet(tmp_path/name/'predictions.parquet', index=False)
+        pd.concat([long(y, p, findings=F, init=i, fraction=f, seed=k) for (i,f,k),p in noisy.items()]).to_parquet(tmp_path/name/'predictions.parquet', index=False)
         sets[name] = y,noisy
     with pytest.raises(InputError, match='no results.csv'): efficiency_tests(tmp_path, 'refers')
     pd.DataFrame([dict(dataset=n, init=i, fraction=f, seed=k, auroc=.5) for n,(_,o) in sets.items() for i,f,k in o]).to_csv(tmp_path/'results.csv', index=False)
     res = efficiency_tests(tmp_path, 'refers')
-    assert list(res) == ['dataset', 'fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'p_holm', 'seeds', 'verdict'] and len(res) == 8
+    assert list(res) == ['dataset', 'fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'p_holm', 'seeds', 'verdict', 'without'] and len(res) == 8
     for o in res.itertuples():
-        y,noisy = sets[o.dataset]
-        want = seed_patient_test(y, *([noisy[i, o.fraction, k] for k in range(o.seeds)] for i in ('refers', o.b)), np.arange(160)//2).loc['mean']
+        c,(y,noisy) = 2 if o.dataset == 'y' else 3,sets[o.dataset]
+        want = seed_patient_test(y[:, :c], *([noisy[i, o.fraction, k][:, :c] for k in range(o.seeds)] for i in ('refers', o.b)), np.arange(160)//2).loc['mean']
         assert o.a == 'refers' and o.seeds == (3 if o.b == 'c2l' else 4) and (o.difference, o.low, o.high, o.p) == pytest.approx(tuple(want[['difference', 'low', 'high', 'p']]))
         assert o.verdict == ('not significant' if o.p_holm >= .05 else 'refers better' if o.difference > 0 else 'refers worse')
+    assert res.without.tolist() == ['']*4 + ['Hernia']*4
     for _,g in res.groupby('dataset'): assert g.p_holm.tolist() == pytest.approx(holm(g.p).tolist())
     assert {'not significant', 'refers better'} == set(res.verdict)
     back = efficiency_tests(tmp_path, 'random').query("b == 'refers'")
