@@ -3,11 +3,11 @@
     python benchmarks/baselines.py OUT                                         # phantoms, three fractions, five seeds
     python benchmarks/baselines.py OUT --reports DIR --sets a=DIR,b=DIR ...    # folders by refers-prep
     python benchmarks/baselines.py OUT --reports iu --sets iu=iu,nih=nih,covid=covid --folds nih,covid --findings nih=Pneumonia --steps iu=100/100/300,nih=100,covid=60 \
-        --imagenet WEIGHTS --begin imagenet --size 160 --epochs 12 --seeds 5    # the real table of the README
+        --imagenet WEIGHTS --begin imagenet --size 160 --epochs 12 --seeds 4    # the real table of the README
 
 All pre-trainings have the same encoder, the same start (`--begin`), the same number of images seen and of steps, and the default learning rates
 of this library; all fine-tunings the same steps. Two rows of one set differ in the start alone. `--steps` and `--findings` may be given by set:
-`--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Sets in `--folds` are cross-validated by patient, a part a seed.
+`--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Sets in `--folds` are cut into `--parts` by patient; a seed tests one of them.
 Goes on where it was stopped; OUT/results.csv holds a row a cell, OUT/tests.csv the tests against REFERS, OUT/report.md both for people.
 """
 import argparse, os, time, warnings
@@ -40,7 +40,7 @@ def given(a, fractions, seeds):
         if name in findings: sets[name]['findings'] = findings[name].split('/')
         if name in a.folds.split(','):
             df = read_studies(where)
-            sets[name] |= dict(table=patient_folds(df, sets[name].get('findings', label_names(df))[0], len(seeds)), store=where)
+            sets[name] |= dict(table=patient_folds(df, sets[name].get('findings', label_names(df))[0], a.parts)[:len(seeds)], store=where)
     return a.reports,sets,dict(size=a.size, epochs=a.epochs or 8, drop_path=.1)
 
 def main():
@@ -49,7 +49,7 @@ def main():
     p.add_argument('--methods', default=','.join(BASELINES)); p.add_argument('--imagenet', default=IMAGENET)
     p.add_argument('--begin', default='random', choices=['random', 'imagenet']); p.add_argument('--size', type=int, default=128)
     p.add_argument('--epochs', type=int); p.add_argument('--seeds', type=int); p.add_argument('--jobs', type=int, default=os.cpu_count())
-    p.add_argument('--folds', default=''); p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
+    p.add_argument('--folds', default=''); p.add_argument('--parts', type=int, default=5); p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
     a = p.parse_args()
     began,fractions,seeds = time.monotonic(),(.01, .1, 1.),range(a.seeds or (3 if a.sets else 5))
     with run_record(a.out, vars(a) | dict(out=str(a.out))):

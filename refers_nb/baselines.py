@@ -25,14 +25,14 @@ from .clinical import label_reports
 from .core import InputError, atomic, device, end_with_parent, precision
 from .data import Augment, LabelItems, SeededLoader, StudyItems
 from .finetune import ARCH, BudgetLoader, Classifier, encoder_from, masked_bce
-from .hub import checkpoint_config
+from .hub import checkpoint_config, without_path
 from .losses import gather
 from .metrics import macro_auroc
 from .pretrain import OPTIMISERS, finished, fit_run, pretrain, quiet, told
 from .radiograph import ImageStore
 from .refers import refers_config
 from .sources import labels_from
-from .studies import COLUMNS, read_studies
+from .studies import COLUMNS, read_studies, table_digest
 from .vision import VisionEncoder, vision_encoder
 
 # %% ../nbs/42_baselines.ipynb #0ea376e6
@@ -270,7 +270,7 @@ def _run(table, out, args, workers, save_every, tensorboard):
     if args['scale'] is None: args['scale'] = .3 if args['task'] == 'simclr' else .6
     df,dev = read_studies(table),device(args['dev'])
     dtype = precision(args['dtype'], dev)
-    args |= dict(dev=dev.type, dtype=str(dtype).removeprefix('torch.'), weights=args['weights'] and str(args['weights']))
+    args |= dict(table_digest=table_digest(table), dev=dev.type, dtype=str(dtype).removeprefix('torch.'), weights=args['weights'] and str(args['weights']))
     if done := finished(out, args): return done
     learn = _learner(df, table, SimpleNamespace(**args), dev, dtype, workers)
     n,steps = learn.dls.train.bs,len(learn.dls.train)
@@ -324,7 +324,7 @@ def _start(method, table, out, imagenet, begin, changes, recipe):
     if method == 'random': return 'random', {}, ''
     if method == 'imagenet':
         try: encoder_from(imagenet, recipe.get('size'), arch)
-        except InputError as e: return None, {}, f'not to be had: {e}'
+        except InputError as e: return None, {}, f'not to be had: {e}'.replace(str(imagenet), without_path(imagenet))
         return str(imagenet), {}, ''
     own = dict(weights=str(imagenet) if begin == 'imagenet' else None) | recipe | (changes or {}).get(method, {})
     return str(baseline(method, table, out/method, **own)), json.loads((out/method/'run.json').read_text()), ''
@@ -341,6 +341,7 @@ def baselines(
 )->pd.DataFrame:             # A row a method: learns_from, start (of `finetune`; missing where there is none), images, steps, note
     "Every start of a comparison, on the same encoder with the same number of images seen; resumes by run"
     if odd := [o for o in methods if o not in BASELINES]: raise InputError(f'{odd[0]!r} is no method: one of {", ".join(BASELINES)}')
+    if odd := [o for o in changes or {} if o not in methods]: raise InputError(f'changes of {odd[0]!r}, which is none of the methods {", ".join(methods)}')
     if begin not in ('random', 'imagenet'): raise InputError(f"begin is {begin!r}: 'random' or 'imagenet'")
     out = Path(out)
     rows = Parallel(n_jobs=jobs, batch_size=1)(delayed(_row)(o, table, out, imagenet, begin, changes, recipe) for o in methods)

@@ -21,6 +21,7 @@ from .fairness import known_and_training, plot_shortcuts, plot_subgroups, shortc
 from .finetune import encoder_from, finetune, finetune_learner, labelled
 from .sources import RELEASED, released_lists
 from .statistics import auroc_table, delong, delong_test, holm, metrics_table, paired_seeds, plot_reliability, plot_roc, seed_patient_test
+from .studies import table_digest
 
 # %% ../nbs/43_evaluate.ipynb #52b134bd
 def _digest(path):
@@ -31,9 +32,11 @@ def _digest(path):
     for o in files: h.update(o.read_bytes())
     return h.hexdigest()[:16]
 
-def _table_digest(table):
-    if isinstance(table, pd.DataFrame): return hashlib.sha256(table.to_csv().encode()).hexdigest()
-    return _digest(Path(table)/'studies.parquet' if Path(table).is_dir() else table)
+def _data_digest(table, store):
+    "Of a study table and of the image store that goes with it"
+    out = getattr(store, 'out', store) or ('' if isinstance(table, pd.DataFrame) else table)
+    where = Path(out).expanduser()
+    return table_digest(table) + _digest((where if where.is_dir() else where.parent)/'index.parquet')
 
 def _hash(data, start, kwargs):
     text = json.dumps([data, start, {k: kwargs[k] for k in sorted(kwargs)}], default=str)
@@ -45,7 +48,7 @@ def fingerprint(
     **kwargs # Its other arguments
 )->str:      # 16 hexadecimal digits
     "Equal if and only if a cell would be run with the same inputs"
-    return _hash(_table_digest(table), _digest(start), kwargs)
+    return _hash(_data_digest(table, kwargs.get('store')), _digest(start), kwargs)
 
 # %% ../nbs/43_evaluate.ipynb #d3c6ea85
 class Cell(NamedTuple):
@@ -63,14 +66,15 @@ class Cell(NamedTuple):
 def _done(cell):
     "Row of a cell that has been run with the same inputs, else None"
     try: row = json.loads(cell.path.read_text())
-    except FileNotFoundError: return None
-    return row if row.pop('fingerprint') == cell.key else None
+    except (FileNotFoundError, ValueError): return None                        # ValueError: an empty file, after a power cut
+    return row if row.pop('fingerprint', None) == cell.key and cell.path.with_suffix('.parquet').exists() else None
 
 def _run(cell):
     "Train and test one cell and write it, in this process or another"
     end_with_parent()
     with one_at_a_time():
         res = finetune(cell.table, cell.start, fraction=cell.fraction, seed=cell.seed, **cell.kwargs)
+        cell.path.unlink(missing_ok=True)                                      # never an old row beside new predictions
         with atomic(cell.path.with_suffix('.parquet')) as p: res.predictions.to_parquet(p, index=False)
         row = dict(init=cell.init, fraction=cell.fraction, seed=cell.seed, auroc=res.macro, fingerprint=cell.key)
         with atomic(cell.path) as p: p.write_text(json.dumps(row))
@@ -97,7 +101,7 @@ def _cells(sets, starts, fractions, seeds):
     for name,(table,out,args) in sets.items():
         tables,steps = table if isinstance(table, (list, tuple)) else [table]*len(seeds),args.get('steps')
         if len(tables) != len(seeds): raise InputError(f'{len(tables)} tables for {len(seeds)} seeds: give one a seed')
-        data = dict(zip(seeds, zip(map(whole, tables), map(_table_digest, tables))))
+        data = dict(zip(seeds, ((whole(t), _data_digest(t, args.get('store'))) for t in tables)))
         there = {k: whole(o) if k == 'store' else o for k,o in args.items()}
         for f,s,i in itertools.product(fractions, seeds, starts):
             n = dict(steps=steps.get(f) if isinstance(steps, dict) else steps)
@@ -106,18 +110,29 @@ def _cells(sets, starts, fractions, seeds):
     return res
 
 # %% ../nbs/43_evaluate.ipynb #bf1490be
-def _cannot(cell):
-    "Why the start of a cell cannot be opened, or None"
-    if cell.start is None: return 'there is none'
-    try: encoder_from(cell.start, cell.kwargs.get('size'), cell.kwargs.get('arch'))
-    except InputError as e: return str(e)
+def _kind(cell, seen):
+    "Encoder that a cell starts from, (name, image side), or why it cannot be opened"
+    what = cell.start,cell.kwargs.get('size'),cell.kwargs.get('arch')
+    if str(what) not in seen:
+        try: e = encoder_from(*what) if cell.start is not None else None
+        except InputError as e: seen[str(what)] = str(e)
+        else: seen[str(what)] = (e.name, e.size) if e else 'there is none'
+    return seen[str(what)]
+
+def _alike(kinds, name):
+    "`InputError` unless all starts of a data set have one encoder"
+    if len(set(kinds.values())) < 2: return
+    text = ', '.join(f'{i} is {n} at {s} pixels' for i,(n,s) in kinds.items())
+    raise InputError(f'{name}: the starts are not alike: {text}. Give size=, and arch= for starts that do not tell it')
 
 def _check(cells):
-    "Starts that cannot be opened and why, with a warning; `InputError` if a table is bad or no start is left"
-    todo = [o for o in cells if o.start is None or _done(o) is None]
+    "Starts that cannot be opened and why, with a warning; `InputError` if a table is bad, starts are not alike or none is left"
+    todo,seen,out = [o for o in cells if o.start is None or _done(o) is None],{},{}
     for o in {o.dataset: o for o in todo}.values(): labelled(o.table, o.kwargs.get('findings'), o.kwargs.get('views', 'frontal'))
-    why = {i: _cannot(o) for i,o in {o.init: o for o in todo}.items()}
-    out = {i: o for i,o in why.items() if o}
+    for name in dict.fromkeys(o.dataset for o in todo):
+        kinds = {o.init: _kind(o, seen) for o in {o.init: o for o in cells if o.dataset == name}.values()}
+        out |= {i: o for i,o in kinds.items() if isinstance(o, str)}
+        _alike({i: o for i,o in kinds.items() if not isinstance(o, str)}, name or 'label_efficiency')
     if out and set(out) == {o.init for o in cells}: raise InputError('; '.join(dict.fromkeys(out.values())))
     for i,o in out.items(): warnings.warn(f'{i} is left out: {o}', stacklevel=3)
     return out
@@ -149,6 +164,11 @@ def _gather(cells, out):
         with atomic(out/'results.csv') as p: table.to_csv(p, index=False)
     return table
 
+def _clear(out, cells):
+    "Remove the tables of an earlier run: until all cells are done, none is better than an old one"
+    for folder in {out, *(o.path.parent.parent for o in cells)}:
+        for o in ('results.csv', 'predictions.parquet', 'tests.csv'): (folder/o).unlink(missing_ok=True)
+
 # %% ../nbs/43_evaluate.ipynb #9779a873
 @delegates(finetune_learner)
 def label_efficiency(
@@ -164,12 +184,15 @@ def label_efficiency(
 )->pd.DataFrame:              # Tidy: columns (dataset,) init, fraction, seed, auroc (macro, on the test split); what is done by now, of `attrs['cells']`; `attrs['notes']`
     "Fine-tune every start with every fraction and seed at the same budget; resumes by cell"
     _named(starts, 'start')
+    for o in (seeds, fractions):
+        if len(set(o)) < len(o): raise InputError(f'{list(o)}: one of them is given twice')
     if jobs == 0: raise InputError('jobs is 0: give the number of processes, or -1 for one a core')
     out = Path(out).expanduser().absolute()
     cells = _cells(_sets(table, out, kwargs | dict(steps=steps)), starts, fractions, seeds)
     mine,without = _share_of(cells, part),_check(cells)
     mine,cells = ([o for o in x if o.init not in without] for x in (mine, cells))
     todo = [o for o in mine if _done(o) is None]
+    if todo: _clear(out, cells)
     workers = Parallel(n_jobs=jobs, batch_size=1, return_as='generator_unordered', idle_worker_timeout=20)
     with progress(total=len(mine), desc='fine-tuning', initial=len(mine) - len(todo)) as bar:
         for _ in workers(delayed(_run)(o) for o in todo): bar.update()
@@ -204,7 +227,7 @@ def plot_label_efficiency(
     ax=None,     # Where to draw; default: a new figure
     title='',    # Above it
 ):               # The axes; of several data sets the figure
-    "AUROC over the share of labels, one line a start, one dot a seed, a band where 95 % of the means over seeds would lie; a panel a data set"
+    "AUROC over the share of labels, one line a start, one dot a seed, a band that holds the mean of many seeds with 95 % confidence (these test patients); a panel a data set"
     sets = list(res.groupby('dataset', sort=False)) if 'dataset' in res else [(title, res)]
     if ax is None: axs = plt.subplots(1, len(sets), figsize=(5.5 if len(sets) == 1 else min(3.2*len(sets), 12), 3.5), layout='constrained', squeeze=False)[1][0]
     else: axs = np.ravel(ax)
@@ -579,13 +602,13 @@ def _are_folds(folder):
     raise InputError(f'{path}: seeds were tested on some of the same patients; give all the same, or each its own (`patient_folds`)')
 
 def _fold_tests(folder, reference, level):
-    "`_set_tests` where each seed has its own patients: their differences are independent, and Student's test is the test over both"
-    res = pd.read_csv(Path(folder)/'results.csv')
+    "`_set_tests` where each seed is a part of a cross-validation, with its own patients: Student's test, wider for the training images that parts share"
+    res = _results(folder)
     pairs,rows = _pairs(list(dict.fromkeys(res['init'])), reference),[]
     for f,g in res.groupby('fraction'):
         wide = g.pivot(index='seed', columns='init', values='auroc')
         for a,b in pairs:
-            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b, without='') | paired_seeds(wide[a], wide[b]).drop('p_sign').to_dict())
+            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b, without='') | paired_seeds(wide[a], wide[b], overlap=1/max(len(wide) - 1, 1)).drop('p_sign').to_dict())
     return _judged(rows, reference, level)
 
 # %% ../nbs/43_evaluate.ipynb #febd2b73
@@ -611,6 +634,8 @@ def _judged(rows, reference, level):
     return res.assign(verdict=[_words(d, p, reference, level) for d,p in zip(res['difference'], res['p_holm'])])
 
 # %% ../nbs/43_evaluate.ipynb #ace8de1e
+def _results(folder): return pd.read_csv(Path(folder)/'results.csv', dtype=dict(dataset=str, init=str), keep_default_na=False, na_values=dict(auroc=['']))
+
 def efficiency_tests(
     out,           # Folder written by `label_efficiency`
     reference,     # The start that the others are compared with
@@ -619,7 +644,7 @@ def efficiency_tests(
     "Every start against one, at every share of labels, over seeds and test patients; no test with one seed"
     out = Path(out).expanduser()
     if not (out/'results.csv').is_file(): raise InputError(f'{out}: no results.csv; run label_efficiency (refers-finetune) to its end first')
-    res = pd.read_csv(out/'results.csv')
+    res = _results(out)
     if 'dataset' not in res: return _set_tests(out, reference, level)
     parts = {o: _set_tests(out/str(o), reference, level) for o in res['dataset'].unique()}
     return pd.concat(parts, names=['dataset', None]).reset_index('dataset').reset_index(drop=True)

@@ -260,7 +260,7 @@ def known_and_training(
     images,   # Images (paths) or studies of predictions
     findings, # Names of the findings
     **kwargs, # `ages`, `more` of `known_of`
-)->tuple:     # What is known of the images; of the training images, or studies; labels of these (m, c)
+)->tuple:     # What is known of the images; of the training images, or studies, of other patients; labels of these (m, c)
     "What `shortcut_scores` and `subgroup_table` need, from a study table"
     df = table if isinstance(table, pd.DataFrame) else read_studies(table)
     by = 'path' if set(images) <= set(df['path']) else 'study'
@@ -270,5 +270,6 @@ def known_and_training(
     if lacking := [o for o in findings if o not in label_names(df)]: raise InputError(f'the study table has no labels for {", ".join(lacking)}')
     labels = df.groupby(by, sort=False)[[f'label:{o}' for o in findings]].max()
     own = known.loc[images]
-    train = known[known.index.isin(df.loc[df['split'] == 'train', by].drop(images, errors='ignore')) & known['projection'].isin(own['projection'].unique())]
+    tested = df['patient'].isin(df.loc[df[by].isin(images), 'patient'])           # whatever the split says: folds have others
+    train = known[known.index.isin(df.loc[(df['split'] == 'train') & ~tested, by]) & known['projection'].isin(own['projection'].unique())]
     return own, train, labels.loc[train.index].to_numpy()

@@ -26,7 +26,7 @@ from .metrics import recall_at
 from .radiograph import ImageStore
 from .refers import refers_groups, refers_model
 from .sources import described
-from .studies import read_studies
+from .studies import read_studies, table_digest
 from .tokens import EncoderTokenizer, Tokenizer
 
 # %% ../nbs/33_pretrain.ipynb #bb0dea7d
@@ -208,7 +208,7 @@ def _run(table, out, args, opt, workers, save_every, tensorboard):
     args['text'] = {k: str(v) if k=='name' else v for k,v in (args['text'] or {}).items()}
     df,a = read_studies(table),SimpleNamespace(**args)
     dev = device(a.dev)
-    args = args | opt | dict(dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
+    args = args | opt | dict(table_digest=table_digest(table), dev=dev.type, dtype=str(precision(a.dtype, dev)).removeprefix('torch.'), weights=None if a.weights is None else str(a.weights))
     if done := finished(out, args): return done
     if not (out/'state.pt').exists(): # a run that ended before its first save leaves vocabularies, perhaps of other arguments
         for o in ('tokenizer.json', 'words.json'): (out/o).unlink(missing_ok=True)

@@ -200,17 +200,19 @@ def paired_seeds(
     a,         # (s,) a score, e.g. macro AUROC, of one way of training, a seed each
     b,         # (s,) of the other, the same seeds in the same order
     level=.95, # Of the interval
-)->pd.Series:  # seeds, difference (mean of a - b), low, high, p (Student), p_sign (exact, by flipped signs, up to 16 seeds); NaN below two seeds
+    overlap=0.,# Where the seeds are the parts of a cross-validation, which share training images: test images for each training image (Nadeau and Bengio 2003)
+)->pd.Series:  # seeds, difference (mean of a - b), low, high, p (Student), p_sign (exact, by flipped signs, up to 16 seeds, without overlap); NaN below two seeds
     "Paired tests across seeds"
     a,b = np.asarray(a, float),np.asarray(b, float)
     if a.shape != b.shape or a.ndim != 1: raise InputError(f'scores are {a.shape} and {b.shape}; give one a seed, the same seeds')
     d = (a - b)[~np.isnan(a - b)]
     res = dict(seeds=len(d), difference=d.mean() if len(d) else np.nan, low=np.nan, high=np.nan, p=np.nan, p_sign=np.nan)
     if len(d) < 2: return pd.Series(res)
-    if len(d) <= 16: res['p_sign'] = stats.permutation_test((d,), np.mean, permutation_type='samples', n_resamples=np.inf).pvalue
+    if len(d) <= 16 and not overlap: res['p_sign'] = stats.permutation_test((d,), np.mean, permutation_type='samples', n_resamples=np.inf).pvalue
     if np.ptp(d) < 1e-12: return pd.Series(res)   # no spread: nothing for Student to go by
-    test = stats.ttest_1samp(d, 0)
-    return pd.Series(res | dict(zip(('low', 'high'), test.confidence_interval(level)), p=test.pvalue))
+    df,se = len(d) - 1,np.sqrt(d.var(ddof=1)*(1/len(d) + overlap))
+    half = stats.t.ppf(.5 + level/2, df)*se
+    return pd.Series(res | dict(low=d.mean() - half, high=d.mean() + half, p=2*stats.t.sf(abs(d.mean())/se, df)))
 
 # %% ../nbs/38_statistics.ipynb #026ff854
 def _over_seeds(targets, probs, patients):

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['VIEWS', 'SPLITS', 'COLUMNS', 'SEXES', 'SECTIONS', 'label_names', 'annotation_names', 'standard_view', 'check_studies',
-           'write_studies', 'read_studies', 'split_patients', 'patient_folds', 'label_fraction', 'write_fractions',
-           'by_study', 'duplicates', 'Card', 'describe', 'plot_studies']
+           'write_studies', 'read_studies', 'table_digest', 'split_patients', 'patient_folds', 'label_fraction',
+           'write_fractions', 'by_study', 'duplicates', 'Card', 'describe', 'plot_studies']
 
 # %% ../nbs/13_studies.ipynb #38669e28
-import re
+import hashlib, re
 from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
@@ -144,13 +144,16 @@ def write_studies(
     with atomic(path) as tmp: df.to_parquet(tmp, index=False)
     return path
 
+def _file(path):
+    path = Path(path).expanduser()
+    return path/'studies.parquet' if path.is_dir() else path
+
 def read_studies(
     path,             # Parquet file, or the folder that holds studies.parquet
     files:bool=False, # Also look whether every image file is there
 ):                    # DataFrame; `df.attrs['root']` is the folder of the images
     "Read and check a study table"
-    path = Path(path)
-    if path.is_dir(): path = path/'studies.parquet'
+    path = _file(path)
     if not path.exists(): raise InputError(f'{path}: no such study table; refers-prep makes one')
     try: df = pd.read_parquet(path)
     except Exception as e:
@@ -158,6 +161,15 @@ def read_studies(
     df.attrs['root'] = str(path.parent/df.attrs.get('root', ''))
     try: return check_studies(df, files=files)
     except InputError as e: raise InputError(f'{path}: {e}') from None
+
+# %% ../nbs/13_studies.ipynb #44d65297
+def table_digest(
+    table # Study table: DataFrame, its file or its folder
+)->str:   # 16 hexadecimal digits
+    "What identifies the content of a study table; that of the path itself where there is no file"
+    if isinstance(table, pd.DataFrame): content = table.to_csv().encode()
+    else: content = path.read_bytes() if (path := _file(table)).is_file() else str(path).encode()
+    return hashlib.sha256(content).hexdigest()[:16]
 
 # %% ../nbs/13_studies.ipynb #65e9b851
 def split_patients(
@@ -184,14 +196,15 @@ def patient_folds(
 )->list:            # k tables; every patient is in `test` of one of them
     "Cross-validation by patient; missing labels are dealt like negative ones"
     if f'label:{finding}' not in df: raise InputError(f'no labels for {finding}; the table has {", ".join(label_names(df))}')
-    who = df['patient'].astype('str').to_numpy()
-    if not 2 <= k <= len(set(who)): raise InputError(f'{k} folds of {len(set(who))} patients: give at least two, and no more than there are patients')
+    if not 0 < valid <= .5: raise InputError(f'valid is {valid}: more than 0 and at most a half of the patients that are not tested')
+    who,n = df['patient'].astype('str').to_numpy(),round(1/valid)
+    if k < 2 or len(set(who)) < k*n: raise InputError(f'{k} folds of {len(set(who))} patients: give at least two, and {k*n} patients for these, or a larger `valid`')
     y = df[f'label:{finding}'].fillna(0).to_numpy()
     cut = lambda rows, n, seed: StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(rows, y[rows], who[rows])
     tables = []
     for i,(rest,test) in enumerate(cut(np.arange(len(df)), k, seed)):
         split = np.full(len(df), 'train', object)
-        split[test],split[rest[next(cut(rest, round(1/valid), seed + i))[1]]] = 'test','valid'
+        split[test],split[rest[next(cut(rest, n, seed + i))[1]]] = 'test','valid'
         tables.append(df.assign(split=split))
     return tables
 
