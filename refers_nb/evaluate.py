@@ -630,7 +630,7 @@ def _set_tests(folder, reference, level):
 def _judged(rows, reference, level):
     "Tests of one data set with Holm's correction, in words"
     res = pd.DataFrame(rows, columns=['fraction', 'a', 'b', 'difference', 'low', 'high', 'p', 'p_holm', 'seeds', 'verdict', 'without'])
-    res['p_holm'] = holm(res['p'])
+    res['p_holm'],res['seeds'] = holm(res['p']),res['seeds'].astype(int)
     return res.assign(verdict=[_words(d, p, reference, level) for d,p in zip(res['difference'], res['p_holm'])])
 
 # %% ../nbs/43_evaluate.ipynb #ace8de1e

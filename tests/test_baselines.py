@@ -9,7 +9,7 @@ from refers_nb.core import InputError, settings
 from refers_nb.finetune import encoder_from, finetune
 from refers_nb.hub import checkpoint_config, load_encoder
 from refers_nb.sources import prepare
-from refers_nb.studies import read_studies
+from refers_nb.studies import read_studies, write_studies
 
 ARGS = dict(size=32, bs=16, epochs=2, save_every=2, dtype='fp32', dev='cpu', tensorboard=False)
 
@@ -125,6 +125,9 @@ def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path)
 def test_a_finished_run_is_not_overwritten(table, runs):
     assert pretrain_images(table, runs['mae'].parent, 'mae', **ARGS) == runs['mae']
     with pytest.raises(InputError, match='epochs was 2, now 3'): pretrain_images(table, runs['mae'].parent, 'mae', **ARGS | dict(epochs=3))
+    other = table.parent/'other'
+    write_studies(read_studies(table).iloc[1:], other)
+    with pytest.raises(InputError, match='other arguments: table_digest was'): pretrain_images(other, runs['mae'].parent, 'mae', **ARGS)
     with pytest.raises(InputError, match="task was 'mae', now 'context'"): pretrain_images(table, runs['mae'].parent, 'context', **ARGS)
 
 def test_labels_come_from_reports_alone(table):
@@ -146,6 +149,9 @@ def test_what_cannot_be_had_is_a_row_and_what_is_wrong_an_error(table, tmp_path)
     with pytest.raises(InputError, match="'moco' is no method"): baselines(table, tmp_path, ('moco',))
     with pytest.raises(InputError, match='no pre-training takes colour'): baseline('mae', table, tmp_path/'x', colour=1)
     with pytest.raises(InputError, match='method is'): baseline('random', table, tmp_path/'x')
+    with pytest.raises(InputError, match="changes of 'simclar'"): baselines(table, tmp_path, ('simclr',), changes=dict(simclar=dict(scale=.5)))
+    res = baselines(table, tmp_path, ('imagenet',), imagenet=str(tmp_path/'secret'/'weights.safetensors'), **ARGS)
+    assert 'weights.safetensors' in res.loc['imagenet', 'note'] and 'secret' not in res.loc['imagenet', 'note']
     with pytest.raises(InputError, match='begin is'): baselines(table, tmp_path, begin='photographs')
     with pytest.raises(InputError, match='task is'): pretrain_images(table, tmp_path/'x', 'jigsaw')
     with pytest.raises(InputError, match='opt is'): pretrain_images(table, tmp_path/'x', 'mae', opt='adam')

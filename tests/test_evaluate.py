@@ -1,5 +1,5 @@
 "Tables from predictions: the release in all its layouts, odd files, contradictions, tests against the definition, the paper's numbers; our own runs"
-import json, os, re, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
@@ -11,8 +11,11 @@ from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
 from refers_nb.evaluate import (efficiency_table, efficiency_tests, fingerprint, label_efficiency, markdown_table, plot_label_efficiency, read_predictions,
                                 read_released, read_runs, released, released_summary, run_metrics, run_tests, seed_tests)
+from refers_nb.finetune import Classifier, encoder_from
+from refers_nb.hub import save_checkpoint
 from refers_nb.sources import NIH14, VINBIG
 from refers_nb.statistics import auroc_table, delong_test, holm, metrics_table, paired_seeds
+from refers_nb.studies import label_names, patient_folds, read_studies
 
 RELEASE = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'refers_release'
 METHODS = dict(REFERS=2., C2L=1.4, ImageNet=.8)
@@ -444,11 +447,67 @@ def test_the_bar_counts_what_is_found_done(phantoms, tmp_path, monkeypatch, caps
 
 @pytest.mark.parametrize('change,word', [(dict(part='0/2'), 'as in 2/8'), (dict(part='3/2'), 'as in 2/8'), (dict(part='two'), 'as in 2/8'), (dict(table={}), 'no data set'), (dict(table={'a/b': 1}), 'name of a data set'),
     (dict(table=dict(a=dict(steps=3))), 'data set a: no table'), (dict(starts={'a b': 'random'}), 'name of a start'), (dict(starts=dict(a=None)), 'there is none'), (dict(starts=dict(a='/nowhere/x')), 'no checkpoint'),
-    (dict(findings=['gout']), 'no labels for gout')])
+    (dict(findings=['gout']), 'no labels for gout'), (dict(seeds=(0, 0, 1)), 'given twice'), (dict(fractions=(1., 1)), 'given twice')])
 def test_what_cannot_be_run_is_said_before_anything_runs(phantoms, tmp_path, change, word):
     args = dict(table=phantoms[0], starts=dict(a='random'), out=tmp_path/'x', **FEW) | change
     with pytest.raises(InputError, match=word): label_efficiency(**args)
     assert not (tmp_path/'x').exists()
+
+
+def test_starts_of_a_comparison_are_alike(phantoms, tmp_path):
+    data,*_ = phantoms
+    save_checkpoint(Classifier.on(encoder_from('random', 48), ['x']), None, tmp_path/'own')
+    few = {k: v for k,v in FEW.items() if k != 'size'}
+    with pytest.raises(InputError, match=r'own is vit_tiny_patch16_224 at 48 pixels, random is vit_tiny_patch16_224 at 224 pixels. Give size='):
+        label_efficiency(data, dict(own=tmp_path/'own', random='random'), tmp_path/'out', (1.,), (0,), **few)
+    assert not list((tmp_path/'out').rglob('*.json'))
+    res = label_efficiency(data, dict(own=tmp_path/'own', random='random'), tmp_path/'out', (1.,), (0,), **FEW)
+    assert res['init'].tolist() == ['own', 'random']
+
+
+def test_no_old_table_beside_new_cells(phantoms, tmp_path):
+    data,*_ = phantoms
+    args = data,dict(a='random'),tmp_path,(1.,),(0, 1)
+    label_efficiency(*args, **FEW)
+    label_efficiency(*args, **dict(FEW, steps=2), part='1/2')
+    assert not (tmp_path/'results.csv').exists() and not (tmp_path/'predictions.parquet').exists()
+    with pytest.raises(InputError, match='no results.csv'): efficiency_tests(tmp_path, 'a')
+    (tmp_path/'cells'/'a_1_0.json').write_text('')                       # a power cut
+    (tmp_path/'cells'/'a_1_1.parquet').unlink(missing_ok=True)
+    assert len(label_efficiency(*args, **dict(FEW, steps=2))) == 2 and (tmp_path/'results.csv').exists()
+
+
+def test_a_cell_knows_the_images_behind_its_table(phantoms, tmp_path):
+    data,*_ = phantoms
+    shutil.copytree(data, tmp_path/'other')
+    assert fingerprint(data, 'random') == fingerprint(tmp_path/'other', 'random')
+    index = pd.read_parquet(tmp_path/'other'/'index.parquet')
+    index.assign(height=index['height'] + 1).to_parquet(tmp_path/'other'/'index.parquet')
+    assert fingerprint(data, 'random') != fingerprint(tmp_path/'other', 'random')
+    df = read_studies(data)
+    assert fingerprint(df, 'random', store=data) != fingerprint(df, 'random', store=tmp_path/'other')
+
+
+def test_parts_of_a_cross_validation_are_tested_as_such(phantoms, tmp_path):
+    data,*_ = phantoms
+    finding = label_names(df := read_studies(data))[0]
+    folds = patient_folds(df, finding, 3, valid=.25)
+    assert sorted(pd.concat([o[o['split'] == 'test'] for o in folds])['path']) == sorted(df['path'])
+    res = label_efficiency(dict(x=dict(table=folds, store=data)), dict(a='random', b='random'), tmp_path, (1.,), (0, 1, 2), findings=[finding], **FEW)
+    p = pd.read_parquet(tmp_path/'x'/'predictions.parquet')
+    assert p.groupby('seed')['image'].unique().map(set).tolist() == [set(o.loc[(o['split'] == 'test') & (o['view'] != 'LATERAL'), 'path']) for o in folds]
+    t = efficiency_tests(tmp_path, 'a').iloc[0]
+    assert t['dataset'] == 'x' and t['seeds'] == 3 and t['difference'] == pytest.approx(0, abs=1e-4), 'the same start twice'
+    mixed = pd.concat([p[p['seed'] == 0], p[p['seed'] == 0].assign(seed=1).iloc[1:], p[p['seed'] == 2]])
+    mixed.to_parquet(tmp_path/'x'/'predictions.parquet')
+    with pytest.raises(InputError, match='some of the same patients'): efficiency_tests(tmp_path, 'a')
+    assert len(res) == 6
+
+
+@pytest.mark.parametrize('args,word', [((dict(finding='effusions')), 'no labels for effusions'), (dict(k=1), '1 folds of'), (dict(valid=0), 'valid is 0'), (dict(valid=.7), 'valid is 0.7'), (dict(k=30), '240 patients for these')])
+def test_folds_that_cannot_be(phantoms, args, word):
+    df = read_studies(phantoms[0])
+    with pytest.raises(InputError, match=word): patient_folds(df, **dict(finding=label_names(df)[0]) | args)
 
 
 def test_the_tests_of_a_table_are_those_of_its_predictions(tmp_path):

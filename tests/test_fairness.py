@@ -234,6 +234,10 @@ def test_runs_meet_their_table_by_image_or_by_study(data):
     own,train,labels = known_and_training(df, df.study[test].unique(), list(y))
     assert set(train.index) <= set(df.study[df.split == 'train']) and own.loc[own.index[0], 'projection'] == known_of(df, 'study').projection[own.index[0]]
     assert np.array_equal(labels[:, 0], df.groupby('study')['label:effusion'].max()[train.index])
+    fold = df.path[(df.split == 'train') & (df.index % 2 == 0)]                    # predictions of a fold that the table knows as training
+    own,train,labels = known_and_training(df, fold, list(y))
+    who = lambda paths: set(df.set_index('path').patient[paths])
+    assert len(train) and len(labels) == len(train) and not who(train.index) & who(own.index)
     for images,findings,word in ((['nowhere.png'], ['effusion'], 'nowhere.png for example'), (df.path, ['gout'], 'no labels for gout')):
         with pytest.raises(InputError, match=word): known_and_training(df, images, findings)
 
