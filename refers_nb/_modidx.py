@@ -114,6 +114,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                'refers_nb.cli._one': ('cli.html#_one', 'refers_nb/cli.py'),
                                'refers_nb.cli._options': ('cli.html#_options', 'refers_nb/cli.py'),
                                'refers_nb.cli._predictions': ('cli.html#_predictions', 'refers_nb/cli.py'),
+                               'refers_nb.cli._pretrain': ('cli.html#_pretrain', 'refers_nb/cli.py'),
                                'refers_nb.cli._released': ('cli.html#_released', 'refers_nb/cli.py'),
                                'refers_nb.cli._say': ('cli.html#_say', 'refers_nb/cli.py'),
                                'refers_nb.cli._starts': ('cli.html#_starts', 'refers_nb/cli.py'),

@@ -262,6 +262,7 @@ def pretrain_images(
     args = {k:v for k,v in locals().items() if k not in ('table', 'out', 'workers', 'save_every', 'tensorboard')}
     return _run(table, Path(out), args, workers, save_every, tensorboard)
 
+# %% ../nbs/42_baselines.ipynb #c29dd5c7
 def _run(table, out, args, workers, save_every, tensorboard):
     "The run of `pretrain_images`"
     if args['task'] not in TASKS: raise InputError(f"task is {args['task']!r}: one of {', '.join(TASKS)}")
@@ -329,6 +330,7 @@ def _start(method, table, out, imagenet, begin, changes, recipe):
     own = dict(weights=str(imagenet) if begin == 'imagenet' else None) | recipe | (changes or {}).get(method, {})
     return str(baseline(method, table, out/method, **own)), json.loads((out/method/'run.json').read_text()), ''
 
+# %% ../nbs/42_baselines.ipynb #56a602ab
 def baselines(
     table,                   # Prepared folder with reports
     out,                     # Folder: one run a method, `baselines.csv`

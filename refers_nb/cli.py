@@ -53,9 +53,19 @@ def _weights(start, s, preset):
     if str(start) == 'random': return None
     return str(getattr(s.weights, f'vit_{preset}')) if str(start) == 'imagenet' else str(start)
 
-# %% ../nbs/46_cli.ipynb #8bea4bf2
+# %% ../nbs/46_cli.ipynb #c3b437b4
 PRETRAIN = 'preset start size views epochs bs accum opt lr wd warmup tau lam'.split()
 
+def _pretrain(method, table, out, s, given, **kwargs):
+    "Checkpoint of a run with the settings `s`; an option that was `given` and means nothing to the method is an error"
+    from refers_nb.baselines import TASKS, baseline
+    odd = [o for o in ('accum', 'tau', 'lam') if given[f'pretrain_{o}'] is not None] + ['text']*(kwargs['text'] is not None)
+    if method in TASKS and odd: raise InputError(f'--{odd[0]} is for methods that read reports, {method} does not')
+    args = {k: getattr(s.pretrain, k) for k in PRETRAIN if k not in ('start', 'views')}
+    weights = _weights(s.pretrain.start, s, s.pretrain.preset)
+    return baseline(method, table, out, weights=weights, k=s.pretrain.views, seed=s.run.seed, dev=s.run.device, dtype=s.run.precision, **kwargs, **args)
+
+# %% ../nbs/46_cli.ipynb #8bea4bf2
 @call_parse
 @cli_errors
 def refers_pretrain(
@@ -87,14 +97,8 @@ def refers_pretrain(
     "Pre-train an encoder on studies with reports; goes on where it was stopped"
     given = {f'pretrain_{k}': v for k,v in locals().items() if k in PRETRAIN}
     s = settings(**given, run_device=device, run_precision=precision, run_workers=workers, run_seed=seed)
-    args = {k: getattr(s.pretrain, k) for k in PRETRAIN if k not in ('start', 'views')}
-    weights = _weights(s.pretrain.start, s, s.pretrain.preset)
-    from refers_nb.baselines import TASKS, baseline
-    if method in TASKS and (odd := [o for o in ('accum', 'tau', 'lam') if given[f'pretrain_{o}'] is not None] + ['text']*bool(text)):
-        raise InputError(f'--{odd[0]} is for methods that read reports, {method} does not')
-    folder = baseline(method, table, out, weights=weights, k=s.pretrain.views, text=dict(name=text, pool=pool) if text else None, freeze=freeze, vocab=vocab, seed=s.run.seed,
-                      dev=s.run.device, dtype=s.run.precision, workers=s.run.workers or 0, **args)
-    sys.stdout.write(f'{folder}\n')
+    text = dict(name=text, pool=pool) if text else None
+    sys.stdout.write(f'{_pretrain(method, table, out, s, given, text=text, freeze=freeze, vocab=vocab, workers=s.run.workers or 0)}\n')
 
 # %% ../nbs/46_cli.ipynb #4ee043ec
 def _is_ours(start):
