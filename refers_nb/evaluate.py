@@ -33,8 +33,9 @@ def _digest(path):
     return h.hexdigest()[:16]
 
 def _data_digest(table, store):
-    "Of a study table and of the image store that goes with it"
-    out = getattr(store, 'out', store) or ('' if isinstance(table, pd.DataFrame) else table)
+    "Of a study table and of the image store that goes with it, as far as it lies on the disk"
+    out = getattr(store, 'out', store) or (None if isinstance(table, pd.DataFrame) else table)
+    if not isinstance(out, (str, Path)): return table_digest(table)
     where = Path(out).expanduser()
     return table_digest(table) + _digest((where if where.is_dir() else where.parent)/'index.parquet')
 
