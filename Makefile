@@ -23,12 +23,14 @@ demo: .venv/.installed   # The whole method on phantoms, in minutes: demo/result
 test:      # Everything: notebooks and modules in step, every notebook, pytest, a wheel in an environment of its own
 	@$(MAKE) --no-print-directory -j2 check wheel
 
+# The files that take longest go first: two processes then end at about the same time.
+LONG := tests/test_resume.py tests/test_cli.py tests/test_evaluate.py
 check: export PATH := $(CURDIR)/$(BIN):$(PATH)
 check: .venv/.installed  # The same without the wheel; what the notebooks and tests write goes to a folder that is removed
 	@export OMP_NUM_THREADS=1 TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && set -x && \
 	$(BIN)/python -m pytest tests/test_repository.py && \
 	$(BIN)/nbdev-test nbs --n-workers 2 --timing && \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/test_repository.py
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
 
 # A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
 # torch and its CUDA libraries, 6 GB, are hard links to the files of the first one; where links cannot be, pip installs them.
