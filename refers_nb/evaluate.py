@@ -102,7 +102,8 @@ def _cells(sets, starts, fractions, seeds):
     for name,(table,out,args) in sets.items():
         tables,steps = table if isinstance(table, (list, tuple)) else [table]*len(seeds),args.get('steps')
         if len(tables) != len(seeds): raise InputError(f'{len(tables)} tables for {len(seeds)} seeds: give one a seed')
-        data = dict(zip(seeds, ((whole(t), _data_digest(t, args.get('store'))) for t in tables)))
+        digests = {id(t): _data_digest(t, args.get('store')) for t in {id(o): o for o in tables}.values()}     # one table for all seeds is read once
+        data = {s: (whole(t), digests[id(t)]) for s,t in zip(seeds, tables)}
         there = {k: whole(o) if k == 'store' else o for k,o in args.items()}
         for f,s,i in itertools.product(fractions, seeds, starts):
             n = dict(steps=steps.get(f) if isinstance(steps, dict) else steps)
@@ -609,7 +610,7 @@ def _fold_tests(folder, reference, level):
     for f,g in res.groupby('fraction'):
         wide = g.pivot(index='seed', columns='init', values='auroc')
         for a,b in pairs:
-            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b, without='') | paired_seeds(wide[a], wide[b], overlap=1/max(len(wide) - 1, 1)).drop('p_sign').to_dict())
+            if {a, b} <= set(wide): rows.append(dict(fraction=f, a=a, b=b, without='') | paired_seeds(wide[a], wide[b], overlap=1/max(len(wide[[a, b]].dropna()) - 1, 1)).drop('p_sign').to_dict())
     return _judged(rows, reference, level)
 
 # %% ../nbs/43_evaluate.ipynb #febd2b73
