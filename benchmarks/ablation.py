@@ -15,16 +15,17 @@ os.environ.setdefault('REFERS_NB_PROGRESS', '0')
 warnings.filterwarnings('ignore')
 import pandas as pd
 from tqdm.auto import tqdm
-from refers_nb.cli import RECIPE, phantom_set
+from refers_nb.training.pretrain import PHANTOM_RECIPE
+from refers_nb.data.sources.phantom import phantom_set
 from refers_nb.core import InputError, atomic
-from refers_nb.hub import load_checkpoint
-from refers_nb.pretrain import pretrain
-from refers_nb.radiograph import ImageStore
-from refers_nb.represent import probe
-from refers_nb.studies import read_studies
+from refers_nb.models.hub import load_checkpoint
+from refers_nb.training.pretrain import pretrain
+from refers_nb.data.store import ImageStore
+from refers_nb.evaluation.represent import probe
+from refers_nb.data.studies import read_studies
 
 ROWS = {'both': {}, 'generation only': dict(match=0.), 'matching only': dict(gen=0.), 'gate': dict(fusion='gate'),
-        'three views': dict(k=3), 'one view': dict(k=1)}
+        'three views': dict(n_views=3), 'one view': dict(n_views=1)}
 
 def measure(folder, name, seed, table, df, store, epochs, args):
     "Train one row with one seed, and judge it"
@@ -54,9 +55,9 @@ def main():
     p.add_argument('--size', type=int, default=96); p.add_argument('--epochs', type=int, default=5)
     p.add_argument('--seeds', default='0,1,2'); p.add_argument('--rows', default='', help='some rows, + between; default: all')
     a = p.parse_args()
-    out,args = Path(a.out),dict(size=a.size, weights=a.start, max_len=64)
+    out,args = Path(a.out),dict(size=a.size, start=a.start or 'random', max_len=64)
     if a.prepared=='phantoms':
-        a.prepared,args = out/'phantoms',args | dict(size=64) | RECIPE
+        a.prepared,args = out/'phantoms',args | dict(size=64) | PHANTOM_RECIPE
         phantom_set(a.prepared, 64, train=(4000, 1), valid=(400, 2))
     df,store = read_studies(a.prepared),ImageStore(a.prepared)
     rows = a.rows.split('+') if a.rows else [*ROWS]

@@ -14,11 +14,15 @@ import argparse, os, time, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
-from refers_nb.baselines import BASELINES, IMAGENET, baselines
-from refers_nb.cli import RECIPE, phantom_set
-from refers_nb.core import atomic, run_record
-from refers_nb.evaluate import efficiency_table, efficiency_tests, label_efficiency, markdown_table, plot_label_efficiency
-from refers_nb.studies import label_names, patient_folds, read_studies
+from refers_nb.training.baselines import BASELINES, IMAGENET, baselines
+from refers_nb.training.pretrain import PHANTOM_RECIPE
+from refers_nb.data.sources.phantom import phantom_set
+from refers_nb.core import atomic
+from refers_nb.runs import run_record
+from refers_nb.evaluation.experiments import efficiency_table, label_efficiency, plot_label_efficiency
+from refers_nb.evaluation.compare import efficiency_tests
+from refers_nb.evaluation.released import markdown_table
+from refers_nb.data.studies import label_names, patient_folds, read_studies
 
 CROPS = dict(simclr=dict(scale=.3, light=.3, rotate=10.))     # without crops its task is trivial
 
@@ -29,7 +33,7 @@ def phantoms(out, a):
     phantom_set(out/'data'/'reports', 64, train=(4000, 1), valid=(200, 2))
     phantom_set(out/'data'/'labels', 64, train=(2000, 3), valid=(133, 4), test=(400, 5))
     labels = dict(phantoms=dict(table=out/'data'/'labels', steps=50, size=64, lr=3e-5, head_lr=1e-2, augment=False, evals=2))
-    return out/'data'/'reports',labels,RECIPE | dict(size=64, epochs=a.epochs or 5, changes=CROPS)
+    return out/'data'/'reports',labels,PHANTOM_RECIPE | dict(size=64, epochs=a.epochs or 5, changes=CROPS)
 
 def given(a, fractions, seeds):
     "Real sets"

@@ -9,9 +9,9 @@ ending before its 100th token, so that both do all the work.
 import argparse, json, statistics, time, warnings
 warnings.filterwarnings('ignore')
 import torch
-from refers_nb.core import device
-from refers_nb.generate import write
-from refers_nb.refers import refers_model
+from refers_nb.core import get_device
+from refers_nb.evaluation.generate import write
+from refers_nb.models.refers import refers_model
 
 def timed(f, dev):
     "Seconds that a call takes, and what it gives"
@@ -27,12 +27,12 @@ def main():
     p.add_argument('--beams', type=int, default=4, help='also time a beam search of this width, with the cache')
     p.add_argument('--reps', type=int, default=3, help='timed runs of each, taken in turn'); p.add_argument('--device', default='auto')
     a = p.parse_args()
-    dev = device(a.device)
+    dev = get_device(a.device)
     torch.manual_seed(0)
     model = refers_model(a.preset, vocab=a.vocab, size=a.size, k=a.views, max_len=a.tokens).to(dev).eval()
     views,mask = torch.randn(a.bs, a.views, 1, a.size, a.size, device=dev),torch.ones(a.bs, a.views, dtype=torch.bool, device=dev)
     with torch.no_grad():
-        encode = lambda: model.fusion(model.see(views, mask), mask)
+        encode = lambda: model.fusion(model.encode_image(views, mask), mask)
         encode(); encode_s,(memory,_,w) = timed(encode, dev)
     seen = mask.repeat_interleave(w.shape[-1], dim=1)
     one = lambda cache, **kwargs: timed(lambda: write(model.decoder, memory, seen, min_len=a.tokens, max_len=a.tokens, cache=cache, **kwargs), dev)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from refers_nb.radiograph import ImageStore, load_radiograph
-from refers_nb.sources import phantom_studies
-from refers_nb.studies import by_study, read_studies
+from refers_nb.data.store import ImageStore
+from refers_nb.data.radiograph import load_radiograph
+from refers_nb.data.sources.phantom import phantom_studies
+from refers_nb.data.studies import by_study, read_studies
 
 
 def parse():
@@ -49,10 +50,10 @@ def main():
     args = parse()
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(max(args.workers, 1)) as pool:
         df,store = prepared(args, Path(tmp))
-        fit,root = store.index.attrs['fit'],Path(df.attrs['root'])
+        resize_mode,root = store.index.attrs['resize_mode'],Path(df.attrs['root'])
         paths,at = df['path'].tolist(),store.rows(df['path'])
         studies = [o[:args.views] for o in by_study(df)['rows']]
-        decode = lambda rows: np.stack(list(pool.map(lambda i: load_radiograph(root/paths[i], store.size, fit), rows)))
+        decode = lambda rows: np.stack(list(pool.map(lambda i: load_radiograph(root/paths[i], store.size, resize_mode), rows)))
         read = lambda rows: store[at[rows]]
         for rows in studies[:20]: assert (decode(rows) == read(rows)).all(), 'the two sides give different pixels'
         files,stored = rate(decode, studies, args.seconds),rate(read, studies, args.seconds)

@@ -11,18 +11,20 @@ import argparse, sys, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
-from refers_nb.attend import (finding_attention, match_attention, occlusion, pointing_game, rollout, wilson, word_attention,
-                              word_gradient, word_places)
-from refers_nb.cli import RECIPE, phantom_set
-from refers_nb.core import InputError, atomic, settings
-from refers_nb.data import Augment
-from refers_nb.finetune import Classifier, finetune
-from refers_nb.hub import load_checkpoint
-from refers_nb.metrics import auroc
-from refers_nb.phantom import phantoms
-from refers_nb.pretrain import pretrain
-from refers_nb.refers import Refers
-from refers_nb.report import findings_impression
+from refers_nb.evaluation.attend import finding_attention, match_attention, occlusion, pointing_game, rollout, wilson, word_attention, word_gradient, word_places
+from refers_nb.training.pretrain import PHANTOM_RECIPE
+from refers_nb.data.sources.phantom import phantom_set
+from refers_nb.core import InputError, atomic
+from refers_nb.settings import settings
+from refers_nb.data.loaders import Augment
+from refers_nb.training.classifier import Classifier
+from refers_nb.training.finetune import finetune
+from refers_nb.models.hub import load_checkpoint
+from refers_nb.training.metrics import auroc
+from refers_nb.phantom.phantoms import phantoms
+from refers_nb.training.pretrain import pretrain
+from refers_nb.models.refers import Refers
+from refers_nb.data.report import findings_impression
 
 SAID = dict(cardiomegaly='cardiomegaly enlarged enlargement', effusion='effusion effusions fluid', pneumothorax='pneumothorax', nodule='nodule nodular',
             consolidation='consolidation infiltrate pneumonia opacification', edema='edema', atelectasis='atelectasis',
@@ -30,10 +32,10 @@ SAID = dict(cardiomegaly='cardiomegaly enlarged enlargement', effusion='effusion
 
 def trained(out, seed, a):
     "Model, tokenizer and classifier of a seed; nothing is trained twice"
-    start = settings().weights.vit_tiny if a.start=='imagenet' else None if a.start=='random' else a.start
+    start = settings().weights.vit_tiny if a.start=='imagenet' else a.start
     phantom_set(out/'data', a.size, train=(a.studies, 100+seed), valid=(200, 200+seed))
-    checkpoint = pretrain(out/'data', out/'pretrain', 'tiny', weights=start, size=a.size, epochs=a.epochs, vocab=1000, seed=seed,
-                          tensorboard=False, **RECIPE)
+    checkpoint = pretrain(out/'data', out/'pretrain', 'tiny', start=start, size=a.size, epochs=a.epochs, vocab=1000, seed=seed,
+                          tensorboard=False, **PHANTOM_RECIPE)
     tuned = out/f'finetune-{a.steps}'
     if not (tuned/'model').exists():
         finetune(out/'data', checkpoint, tuned, size=a.size, steps=a.steps, evals=4, lr=2e-4, seed=seed, augment=False)

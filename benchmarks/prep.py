@@ -16,8 +16,9 @@ from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless
 
-from refers_nb import radiograph as R
-from refers_nb.phantom import phantoms
+import refers_nb.data.store as R
+from refers_nb.data.radiograph import load_radiograph
+from refers_nb.phantom.phantoms import phantoms
 
 
 def parse():
@@ -119,7 +120,7 @@ def scaling(root, files, args, tmp):
     picks = [names[i] for i in rng.permutation(len(names))[:16]]
     rows = store.rows(picks)
     read,load = best(args.rounds, lambda: [np.array(store[int(i)]) for i in np.tile(rows, 50)],
-                     lambda: [R.load_radiograph(root/o, args.size) for o in picks])
+                     lambda: [load_radiograph(root/o, args.size) for o in picks])
     read,load = read/50/len(picks),load/len(picks)
     print(f'an image: {1e6*read:.0f} us from the store, {1e3*load:.1f} ms from its PNG: {load/read:,.0f} times')
 
@@ -159,7 +160,7 @@ def flatness(args, tmp):
 CHILD = '''
 import re, sys
 from pathlib import Path
-from refers_nb.radiograph import ImageStore
+from refers_nb.data.store import ImageStore
 if __name__ == '__main__':
     n,root,out,size,workers = int(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4]), int(sys.argv[5])
     ImageStore.build([f'{i}.png' for i in range(n)], root, out, size=size, workers=workers)

@@ -11,14 +11,15 @@ import argparse, sys, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import pandas as pd, torch
-from refers_nb.core import InputError, atomic, settings
-from refers_nb.finetune import encoder_from
-from refers_nb.generate import WRITERS, evaluate_writing
-from refers_nb.hub import load_checkpoint
-from refers_nb.radiograph import ImageStore
-from refers_nb.represent import probe, retrieval
-from refers_nb.studies import read_studies
-from refers_nb.zeroshot import zero_shot
+from refers_nb.core import InputError, atomic
+from refers_nb.settings import settings
+from refers_nb.training.classifier import encoder_from
+from refers_nb.evaluation.generate import WRITERS, evaluate_writing
+from refers_nb.models.hub import load_checkpoint
+from refers_nb.data.store import ImageStore
+from refers_nb.evaluation.represent import probe, retrieval
+from refers_nb.data.studies import read_studies
+from refers_nb.evaluation.zeroshot import zero_shot
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])

@@ -17,8 +17,8 @@ def timed(f):
 def main():
     import numpy as np
     from sklearn.metrics import roc_auc_score
-    from refers_nb.metrics import auroc
-    from refers_nb.statistics import auroc_table, bootstrap_auroc, bootstrap_interval
+    from refers_nb.training.metrics import auroc
+    from refers_nb.evaluation.statistics import auroc_table, bootstrap_auroc, bootstrap_interval
     a = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     a.add_argument('--images', type=int, default=22433); a.add_argument('--findings', type=int, default=14)
     a.add_argument('--reps', type=int, default=20, help='draws of scikit-learn that are timed'); a.add_argument('--runs', type=int, default=5, help='timed runs of DeLong')

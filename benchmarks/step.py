@@ -12,10 +12,11 @@ warnings.filterwarnings('ignore')
 import timm, torch, torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, BertModel
-from refers_nb.callbacks import adamw, fuse_attention
-from refers_nb.core import device, precision
-from refers_nb.losses import RefersLoss
-from refers_nb.refers import Output, refers_groups, refers_model
+from refers_nb.training.optim import adamw
+from refers_nb.training.callbacks import fuse_attention
+from refers_nb.core import get_device, get_dtype
+from refers_nb.training.losses import RefersLoss
+from refers_nb.models.refers import Output, refers_groups, refers_model
 
 VOCAB = 10_000
 
@@ -93,7 +94,7 @@ def main():
     p.add_argument('--device', default='auto'); p.add_argument('--precision', default='auto')
     p.add_argument('--profile', action='store_true', help='also print where the time of our step goes')
     a = p.parse_args()
-    dev = device(a.device); dtype = precision(a.precision, dev)
+    dev = get_device(a.device); dtype = get_dtype(a.precision, dev)
     torch.manual_seed(0)
     views,report = torch.randn(a.bs, 3, 1, 224, 224, device=dev),torch.randint(4, VOCAB, (a.bs, 100), device=dev)
     plain,ours = plain_step(dev, views, report),our_step(dev, views, report, dtype)

@@ -1,1 +1,16 @@
-__version__ = "0.1.0"
+"""REFERS in notebooks: chest radiograph encoders that learn from free-text reports
+
+The house has layers, and imports point downwards only:
+
+| package | holds | may import |
+|---|---|---|
+| `refers_nb` | errors, settings, the record of a run; `phantom`: drawn studies with true reports | nothing above |
+| `refers_nb.data` | files, reports, study tables, image stores, loaders; `sources`: one module a data set | the ground |
+| `refers_nb.models` | modules of torch, and files of weights | the ground, `data` |
+| `refers_nb.training` | losses, metrics, optimisers, callbacks, Learners, baselines | what is below |
+| `refers_nb.evaluation` | statistics, fairness, written reports, representations, experiments | what is below |
+| `refers_nb.demo`, `refers_nb.cli` | the demo, and the commands: arguments in, one call, words out | everything; nobody imports them |
+
+`from refers_nb.all import *` gives a notebook what it needs to prepare, pre-train, fine-tune and evaluate.
+"""
+__version__ = '0.1.0'

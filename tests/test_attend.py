@@ -6,16 +6,14 @@ import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
 from scipy.stats import binomtest
 from timm.utils import AttentionExtract
 
-from refers_nb.attend import (attention_tables, evaluating, finding_attention, gradient_attention, match_attention, occlusion,
-                              plot_words, pointing_game, rollout, show_maps, view_weights, wilson, word_attention, word_gradient,
-                              word_maps, word_places)
+from refers_nb.evaluation.attend import attention_tables, evaluating, finding_attention, gradient_attention, match_attention, occlusion, plot_words, pointing_game, rollout, show_maps, view_weights, wilson, word_attention, word_gradient, word_maps, word_places
 from refers_nb.core import InputError
-from refers_nb.finetune import Classifier
-from refers_nb.phantom import phantoms
-from refers_nb.refers import Refers, refers_config
-from refers_nb.report import findings_impression
-from refers_nb.tokens import Tokenizer
-from refers_nb.vision import VisionEncoder
+from refers_nb.training.classifier import Classifier
+from refers_nb.phantom.phantoms import phantoms
+from refers_nb.models.refers import Refers, refers_config
+from refers_nb.data.report import findings_impression
+from refers_nb.data.tokens import Tokenizer
+from refers_nb.models.vision import VisionEncoder
 
 NAMES = ['vit_tiny_patch16_224', 'vit_little_patch16_reg4_gap_256', 'deit_tiny_distilled_patch16_224']
 MASK = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 1, 1]]).bool()
@@ -161,7 +159,7 @@ def test_view_that_does_not_exist_gets_nothing(study):
     w,share = view_weights(model, views, mask)
     assert w.shape == (3, 3, 4, 4) and (w[~mask] == 0).all() and (share[~mask] == 0).all()
     assert torch.allclose(share.sum(1), torch.ones(3)) and share[1, 0] == 1
-    with torch.no_grad(): assert torch.equal(w.flatten(2), model.eval()(views, mask, report).weights)
+    with torch.no_grad(): assert torch.equal(w.flatten(2), model.eval()(views, mask, report).view_weights)
 
 
 def test_rows_of_words_sum_to_one_by_head_and_layer(study):
@@ -367,7 +365,7 @@ def test_a_decoder_that_must_look_is_seen_looking(squares):
     model = Refers(dict(refers_config('tiny', vocab=8, size=64, k=1, max_len=4), text=None)).eval()
     model.vision.load_state_dict(clf.vision.state_dict())
     ones = torch.ones(256, 1, dtype=torch.bool)
-    with torch.no_grad(): tokens = model.see(x[:, None], ones)
+    with torch.no_grad(): tokens = model.encode_image(x[:, None], ones)
     def logits(at): return model.decoder(report[at], model.fusion(tokens[at], ones[at])[0])[:, 1]
     opt = torch.optim.AdamW([*model.fusion.parameters(), *model.decoder.parameters()], 1e-3)
     for step in range(60):

@@ -1,17 +1,19 @@
 """Baselines: losses against plain loops, equal budgets, kill and resume, what cannot be had or is wrong"""
 import shutil
 import numpy as np, pandas as pd, pytest, torch
-from refers_nb.baselines import (BASELINES, TASKS, Restorer, SimCLR, baseline, baselines, images_of, method_of, nt_xent, patches,
-                                 pretrain_images, report_labels, restoration_loss, swap_squares)
-from refers_nb.callbacks import Checkpoint
+from refers_nb.training.baselines import BASELINES, TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels
+from refers_nb.training.pretext import Restorer, SimCLR, nt_xent, patches, restoration_loss, swap_squares
+from refers_nb.training.callbacks import Checkpoint
 from refers_nb.cli import _starts, _vision
-from refers_nb.core import InputError, settings
-from refers_nb.finetune import encoder_from, finetune
-from refers_nb.hub import checkpoint_config, load_encoder
-from refers_nb.sources import prepare
-from refers_nb.studies import read_studies, write_studies
+from refers_nb.core import InputError
+from refers_nb.settings import settings
+from refers_nb.training.classifier import encoder_from
+from refers_nb.training.finetune import finetune
+from refers_nb.models.hub import checkpoint_config, load_encoder
+from refers_nb.data.prepare import prepare
+from refers_nb.data.studies import read_studies, write_studies
 
-ARGS = dict(size=32, bs=16, epochs=2, save_every=2, dtype='fp32', dev='cpu', tensorboard=False)
+ARGS = dict(start='random', size=32, bs=16, epochs=2, save_every=2, precision='fp32', device='cpu', tensorboard=False)
 
 @pytest.fixture(autouse=True)
 def silent(monkeypatch): monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
@@ -158,9 +160,9 @@ def test_what_cannot_be_had_is_a_row_and_what_is_wrong_an_error(table, tmp_path)
     with pytest.raises(InputError, match='task is'): Restorer(dict(vision={}, task='jigsaw'))
 
 def test_starts_from_given_weights(table, tmp_path):
-    from refers_nb.hub import save_timm
+    from refers_nb.models.formats import save_timm
     save_timm(encoder_from('random', 32), tmp_path/'timm')
     res = baselines(table, tmp_path/'runs', ('imagenet', 'context'), imagenet=tmp_path/'timm', begin='imagenet', **ARGS | dict(epochs=1, lr=0.))
     a,b = encoder_from(tmp_path/'timm', 32).state_dict(),load_encoder(res.loc['context', 'start']).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a), 'without a learning rate the weights stay those of the file'
-    assert checkpoint_config(res.loc['context', 'start'])['training']['weights'] == 'timm'
+    assert checkpoint_config(res.loc['context', 'start'])['training']['start'] == 'timm'

@@ -82,7 +82,7 @@ def test_finetune_one_classifier(data):
 def test_options_reach_the_classifier_and_are_passed_only_if_given(data, monkeypatch):
     "What is not given is no argument, so that cells of earlier comparisons keep their fingerprint"
     from refers_nb.cli import refers_finetune
-    from refers_nb.studies import read_studies
+    from refers_nb.data.studies import read_studies
     args = dict(fractions='1', seeds='0', steps=2, bs=8, size=32, device='cpu')
     refers_finetune(str(data/'data'), 'random', str(data/'options'), **args, balance=True, layer_decay=.7, tta=True, views='study')
     rec = json.loads((data/'options'/'run.json').read_text())['args']
@@ -90,7 +90,7 @@ def test_options_reach_the_classifier_and_are_passed_only_if_given(data, monkeyp
     df,p = read_studies(data/'data'),pd.read_parquet(data/'options'/'predictions.parquet')
     assert set(p.image) == set(df.study[df.split == 'test']) and not p.duplicated(['image', 'label']).any()
     seen = {}
-    monkeypatch.setattr('refers_nb.finetune.finetune', lambda *a, **kw: seen.update(kw))
+    monkeypatch.setattr('refers_nb.training.finetune.finetune', lambda *a, **kw: seen.update(kw))
     refers_finetune(str(data/'data'), 'random', str(data/'plain'), **args)
     assert not {'balance', 'layer_decay', 'tta'} & set(seen) and seen['views'] == 'frontal'
 
@@ -129,10 +129,10 @@ def test_finetune_several_sets_in_parts(data):
 
 def test_a_report_is_written_as_the_table_would_give_it(data):
     "From files, with the size and the fit that the checkpoint remembers; the figure on request, and what it is not"
-    from refers_nb.generate import generate_all
-    from refers_nb.hub import checkpoint_config, load_checkpoint
-    from refers_nb.radiograph import ImageStore
-    from refers_nb.studies import read_studies
+    from refers_nb.evaluation.generate import generate_all
+    from refers_nb.models.hub import checkpoint_config, load_checkpoint
+    from refers_nb.data.store import ImageStore
+    from refers_nb.data.studies import read_studies
     df,store = read_studies(data/'data'),ImageStore(data/'data')
     study = df[df.groupby('study').path.transform('size')==2].study.iloc[0]
     of = df[df.study==study].sort_values('view', key=lambda o: o=='LATERAL')
@@ -142,7 +142,7 @@ def test_a_report_is_written_as_the_table_would_give_it(data):
     report,said = text.strip().split('\n\n')
     assert 'not for clinical use' in said and (data/'looks.png').read_bytes()[:4] == b'\x89PNG'
     told = checkpoint_config(data/'pre'/'checkpoint')['training']
-    assert told['data']['source'] == 'phantom' and (told['data']['stored'], told['data']['fit']) == (32, 'letterbox') and 0 < told['metrics']['temperature'] < 1
+    assert told['data']['source'] == 'phantom' and (told['data']['stored'], told['data']['resize_mode']) == (32, 'letterbox') and 0 < told['metrics']['temperature'] < 1
     model,tok = load_checkpoint(data/'pre'/'checkpoint')
     assert report == generate_all(model, tok, of, store, max_len=20)[study]
     assert str(data) not in (data/'pre'/'checkpoint'/'README.md').read_text()

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings as hyp, strategies as st
 
 from refers_nb import core
-from refers_nb.core import InputError, KEYS, atomic, precision, read_settings, run_record, settings, settings_text
+from refers_nb.core import InputError, atomic, get_dtype
+from refers_nb.settings import KEYS, read_settings, settings, settings_text
+from refers_nb.runs import run_record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -238,7 +240,7 @@ def test_bugs_of_commands_keep_their_traceback():
 
 
 def test_progress_is_silent_where_no_terminal_is(clean):
-    src = 'from refers_nb.core import progress\nassert sum(progress(range(5), desc="adding")) == 10'
+    src = 'from refers_nb.runs import progress\nassert sum(progress(range(5), desc="adding")) == 10'
     quiet = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True)
     loud = subprocess.run([sys.executable, '-c', src], capture_output=True, text=True, env=dict(os.environ, REFERS_NB_PROGRESS='1'))
     assert (quiet.returncode, quiet.stderr) == (0, '') and 'adding' in loud.stderr
@@ -247,18 +249,18 @@ def test_progress_is_silent_where_no_terminal_is(clean):
 def test_precision_follows_the_processor(monkeypatch):
     import torch
     monkeypatch.setattr(core, '_cpu_has_bf16', lambda: True)
-    assert precision('auto', 'cpu') is torch.bfloat16 and precision('fp32', 'cpu') is torch.float32
+    assert get_dtype('auto', 'cpu') is torch.bfloat16 and get_dtype('fp32', 'cpu') is torch.float32
     monkeypatch.setattr(core, '_cpu_has_bf16', lambda: False)
-    assert precision('auto', 'cpu') is torch.float32 and precision('bf16', 'cpu') is torch.bfloat16
-    assert precision('auto', 'mps') is torch.float32
-    with pytest.raises(InputError): precision('half')
+    assert get_dtype('auto', 'cpu') is torch.float32 and get_dtype('bf16', 'cpu') is torch.bfloat16
+    assert get_dtype('auto', 'mps') is torch.float32
+    with pytest.raises(InputError): get_dtype('half')
 
 
 @pytest.mark.parametrize('section', ['pretrain', 'finetune'])
 def test_defaults_of_the_file_are_those_of_the_function(section, clean):
     "Who calls the function and who calls the command run the same thing"
     import importlib, inspect
-    params = inspect.signature(getattr(importlib.import_module(f'refers_nb.{section}'), section)).parameters
+    params = inspect.signature(getattr(importlib.import_module(f'refers_nb.training.{section}'), section)).parameters
     ours = vars(getattr(settings(), section))
     both = [k for k in ours if k in params and params[k].default not in (None, inspect.Parameter.empty)]
     assert len(both) >= 3

@@ -9,13 +9,15 @@ from sklearn.metrics import roc_auc_score
 
 from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
-from refers_nb.evaluate import (efficiency_table, efficiency_tests, fingerprint, label_efficiency, markdown_table, plot_label_efficiency, read_predictions,
-                                read_released, read_runs, released, released_summary, run_metrics, run_tests, seed_tests)
-from refers_nb.finetune import Classifier, encoder_from
-from refers_nb.hub import save_checkpoint
-from refers_nb.sources import NIH14, VINBIG
-from refers_nb.statistics import auroc_table, delong_test, holm, metrics_table, paired_seeds
-from refers_nb.studies import label_names, patient_folds, read_studies
+from refers_nb.evaluation.experiments import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
+from refers_nb.evaluation.compare import efficiency_tests, read_runs, run_metrics, run_tests, seed_tests
+from refers_nb.evaluation.released import markdown_table, read_predictions, read_released, released, released_summary
+from refers_nb.training.classifier import Classifier, encoder_from
+from refers_nb.models.hub import save_checkpoint
+from refers_nb.data.lists import NIH14, VINBIG
+from refers_nb.evaluation.statistics import auroc_table, delong_test, holm, paired_seeds
+from refers_nb.evaluation.calibration import metrics_table
+from refers_nb.data.studies import label_names, patient_folds, read_studies
 
 RELEASE = Path(__file__).resolve().parent.parent.parent/'shared'/'data'/'refers_release'
 METHODS = dict(REFERS=2., C2L=1.4, ImageNet=.8)
@@ -330,7 +332,7 @@ def test_runs_that_cannot_be_compared_are_named(runs):
 WORK = """
 import sys
 from pathlib import Path
-from refers_nb import evaluate
+from refers_nb.evaluation import experiments as evaluate
 def main():
     kwargs = eval(sys.argv[3])
     evaluate.label_efficiency(Path(sys.argv[1]), dict(a='random', b='random'), sys.argv[2], **kwargs)
@@ -342,7 +344,7 @@ FEW = dict(steps=4, bs=8, evals=1, size=32)
 @pytest.fixture(scope='module')
 def phantoms(tmp_path_factory):
     "Prepared phantoms, and one table of eight cells, trained here"
-    from refers_nb.sources import prepare
+    from refers_nb.data.prepare import prepare
     d = tmp_path_factory.mktemp('cells')
     prepare('phantom', 60, d/'data', size=32, valid=.2, test=.5, workers=1)
     res = label_efficiency(d/'data', dict(a='random', b='random'), d/'whole', fractions=(.5, 1.), seeds=(0, 1), **FEW)
@@ -407,13 +409,13 @@ def test_threads_do_not_share_random_numbers(phantoms, tmp_path, monkeypatch):
 def test_parts_together_are_the_whole(phantoms, tmp_path):
     data,want,predictions = phantoms
     call = lambda **kw: label_efficiency(data, dict(a='random', b='random'), tmp_path, fractions=(.5, 1.), seeds=(0, 1), **FEW, **kw)
-    none = call(part='9/9')                                                             # more parts than cells
+    none = call(shard='9/9')                                                             # more parts than cells
     assert len(none) == 0 and none.attrs['cells'] == 8
-    parts = [call(part=f'{i}/3') for i in (3, 1)]
+    parts = [call(shard=f'{i}/3') for i in (3, 1)]
     assert [len(o) for o in parts] == [2, 5] and parts[0].attrs['cells'] == 8 and not (tmp_path/'results.csv').exists()
-    same(call(part='2/3'), want)
+    same(call(shard='2/3'), want)
     same(pd.read_csv(tmp_path/'results.csv'), want); same(pd.read_parquet(tmp_path/'predictions.parquet'), predictions)
-    assert len(call(part='8/8')) == 8                                                   # nothing to do
+    assert len(call(shard='8/8')) == 8                                                   # nothing to do
 
 
 def test_several_sets_are_tables_of_their_own(phantoms, tmp_path):
@@ -445,7 +447,7 @@ def test_the_bar_counts_what_is_found_done(phantoms, tmp_path, monkeypatch, caps
     assert re.search(r'fine-tuning: +67%.* 2/3', capsys.readouterr().err.split('\r')[1])
 
 
-@pytest.mark.parametrize('change,word', [(dict(part='0/2'), 'as in 2/8'), (dict(part='3/2'), 'as in 2/8'), (dict(part='two'), 'as in 2/8'), (dict(table={}), 'no data set'), (dict(table={'a/b': 1}), 'name of a data set'),
+@pytest.mark.parametrize('change,word', [(dict(shard='0/2'), 'as in 2/8'), (dict(shard='3/2'), 'as in 2/8'), (dict(shard='two'), 'as in 2/8'), (dict(table={}), 'no data set'), (dict(table={'a/b': 1}), 'name of a data set'),
     (dict(table=dict(a=dict(steps=3))), 'data set a: no table'), (dict(starts={'a b': 'random'}), 'name of a start'), (dict(starts=dict(a=None)), 'there is none'), (dict(starts=dict(a='/nowhere/x')), 'no checkpoint'),
     (dict(findings=['gout']), 'no labels for gout'), (dict(seeds=(0, 0, 1)), 'given twice'), (dict(fractions=(1., 1)), 'given twice')])
 def test_what_cannot_be_run_is_said_before_anything_runs(phantoms, tmp_path, change, word):
@@ -469,7 +471,7 @@ def test_no_old_table_beside_new_cells(phantoms, tmp_path):
     data,*_ = phantoms
     args = data,dict(a='random'),tmp_path,(1.,),(0, 1)
     label_efficiency(*args, **FEW)
-    label_efficiency(*args, **dict(FEW, steps=2), part='1/2')
+    label_efficiency(*args, **dict(FEW, steps=2), shard='1/2')
     assert not (tmp_path/'results.csv').exists() and not (tmp_path/'predictions.parquet').exists()
     with pytest.raises(InputError, match='no results.csv'): efficiency_tests(tmp_path, 'a')
     (tmp_path/'cells'/'a_1_0.json').write_text('')                       # a power cut
@@ -512,7 +514,7 @@ def test_folds_that_cannot_be(phantoms, args, word):
 
 def test_the_tests_of_a_table_are_those_of_its_predictions(tmp_path):
     "Two data sets; two starts against one, a seed that one of them lacks, and Holm over four comparisons"
-    from refers_nb.statistics import seed_patient_test
+    from refers_nb.evaluation.statistics import seed_patient_test
     rng,sets,F = np.random.default_rng(3),{},('Effusion', 'Edema', 'Hernia')
     for name in ('x', 'y'):
         y,s = simulated(160, F, len(sets), methods=METHODS | dict(C2L=1.95))

@@ -8,12 +8,11 @@ from sklearn.metrics import roc_auc_score
 
 from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
-from refers_nb.evaluate import read_runs, run_fairness
-from refers_nb.fairness import (known_and_training, known_of, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table, stratified,
-                                stratified_auroc, subgroup_table, subgroup_tests)
-from refers_nb.sources import nih14
-from refers_nb.statistics import delong, holm
-from refers_nb.studies import write_studies
+from refers_nb.evaluation.compare import read_runs, run_fairness
+from refers_nb.evaluation.fairness import known_and_training, known_of, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table, stratified, stratified_auroc, subgroup_table, subgroup_tests
+from refers_nb.data.sources.nih14 import nih14
+from refers_nb.evaluation.statistics import delong, holm
+from refers_nb.data.studies import write_studies
 
 NIH = Path(__file__).resolve().parents[2]/'shared'/'data'/'nih_chestxray14'
 nan = np.nan

@@ -5,11 +5,11 @@ import numpy as np, pandas as pd, pytest, torch
 
 from memory import Store
 from refers_nb.core import InputError
-from refers_nb.evaluate import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
-from refers_nb.finetune import (BudgetLoader, Classifier, KeepBest, default_steps, encoder_from, finetune, finetune_learner, labelled,
-                                masked_bce, mirrored, positive_weights, predict, study_means)
-from refers_nb.hub import load_checkpoint, save_checkpoint
-from refers_nb.metrics import macro_auroc
+from refers_nb.evaluation.experiments import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
+from refers_nb.training.finetune import BudgetLoader, KeepBest, default_steps, finetune, finetune_learner, labelled, mirrored, predict, study_means
+from refers_nb.training.classifier import Classifier, encoder_from, masked_bce, positive_weights
+from refers_nb.models.hub import load_checkpoint, save_checkpoint
+from refers_nb.training.metrics import macro_auroc
 
 SMALL = dict(size=32, bs=8, steps=6, evals=2, device='cpu', precision='fp32')
 
@@ -83,7 +83,7 @@ def test_validation_and_test_images_never_train(data):
 def test_the_best_epoch_is_kept(data, monkeypatch):
     df,store = data
     scores = iter([.6, .9, .3, .2])
-    monkeypatch.setattr('refers_nb.finetune.macro_auroc', lambda *a: next(scores, .5))
+    monkeypatch.setattr('refers_nb.training.finetune.macro_auroc', lambda *a: next(scores, .5))
     learn = finetune_learner(df, store=store, **{**SMALL, 'steps': 8, 'evals': 4})
     from fastai.callback.core import Callback
     states = []
@@ -110,7 +110,7 @@ def test_a_finding_that_cannot_be_measured_is_nan_and_does_not_stop_the_run(data
 def test_it_stops_after_worse_epochs_only_and_loses_none_of_the_history(data, tmp_path, monkeypatch, scores, patience, epochs):
     df,store = data
     rest = iter(scores)
-    monkeypatch.setattr('refers_nb.finetune.macro_auroc', lambda *a: next(rest, .5))
+    monkeypatch.setattr('refers_nb.training.finetune.macro_auroc', lambda *a: next(rest, .5))
     res = finetune(df, out=tmp_path, store=store, patience=patience, **{**SMALL, 'steps': 5, 'evals': 5})
     assert np.array_equal(res.history.auroc, scores[:epochs], equal_nan=True)
     assert np.array_equal(pd.read_csv(tmp_path/'history.csv').auroc, scores[:epochs], equal_nan=True)
@@ -288,7 +288,7 @@ def test_grid_resumes_cell_by_cell_and_reruns_what_changed(data, tmp_path, monke
         calls.append((start, fraction, seed, kw['steps']))
         return type('R', (), dict(macro=fraction, predictions=pd.DataFrame(dict(a=[1]))))
     stopped = []
-    monkeypatch.setattr('refers_nb.evaluate.finetune', fake)
+    monkeypatch.setattr('refers_nb.evaluation.experiments.finetune', fake)
     starts = dict(one='random', two='random')
     with pytest.raises(KeyboardInterrupt): label_efficiency(df, starts, tmp_path, store=store, steps=4, **args)
     res = label_efficiency(df, starts, tmp_path, store=store, steps=4, **args)

@@ -11,8 +11,12 @@ from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 
 from refers_nb.core import InputError
-from refers_nb.radiograph import ImageStore
-from refers_nb.sources import SOURCES, boxes, folder, iu_xray, mimic_cxr, prepare, verify_checksums
+from refers_nb.data.store import ImageStore
+from refers_nb.data.prepare import SOURCES, prepare, verify_checksums
+from refers_nb.data.sources.vinbig import boxes
+from refers_nb.data.sources.folder import folder
+from refers_nb.data.sources.iu_xray import iu_xray
+from refers_nb.data.sources.mimic_cxr import mimic_cxr
 from test_radiograph import dataset
 from test_sources import corona, indiana, lists, mimic, nih, openi, own, shen, vin
 
@@ -151,7 +155,7 @@ def damaged(rng):
 CHILD = '''
 import json, resource, sys, warnings
 resource.setrlimit(resource.RLIMIT_AS, (6*2**30, 6*2**30))
-from refers_nb.sources import prepare
+from refers_nb.data.prepare import prepare
 df = prepare('folder', sys.argv[1], sys.argv[2], size=32, workers=0, max_rejected=1)
 print(json.dumps(dict(peak=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)))
 '''

@@ -7,12 +7,12 @@ from PIL import Image
 
 from memory import Store
 from refers_nb.core import InputError
-from refers_nb.data import Augment
-from refers_nb.decoder import ReportDecoder
-from refers_nb.generate import EOS, PAD, SOS, evaluate_writing, file_views, generate, generate_all, rules, search, write, written_reports
-from refers_nb.metrics import report_metrics
-from refers_nb.refers import Refers, refers_config
-from refers_nb.tokens import Tokenizer
+from refers_nb.data.loaders import Augment
+from refers_nb.models.decoder import ReportDecoder
+from refers_nb.evaluation.generate import EOS, PAD, SOS, evaluate_writing, file_views, generate, generate_all, logits_processors, beam_search, write, written_reports
+from refers_nb.evaluation.clinical import report_metrics
+from refers_nb.models.refers import Refers, refers_config
+from refers_nb.data.tokens import Tokenizer
 
 V,D = 40,16
 
@@ -44,23 +44,23 @@ def test_every_step_of_the_cache_is_that_of_the_whole(seed, depth, n, k, sizes, 
     report = torch.randint(3, V, (n*k, t), generator=torch.Generator().manual_seed(seed))
     report[torch.arange(t)>=torch.randint(1, t+1, (n*k, 1), generator=torch.Generator().manual_seed(seed+1))] = PAD
     whole = dec(report, memory.repeat_interleave(k, 0), seen.repeat_interleave(k, 0))
-    past = dec.remember(memory, seen)
+    past = dec.prefill(memory, seen)
     for a,part in zip(itertools.accumulate(sizes, initial=0), report.split(sizes, 1)):
-        torch.testing.assert_close(dec.step(part, past), whole[:, a:a+part.shape[1]], atol=1e-5, rtol=0)
+        torch.testing.assert_close(dec.decode_step(part, past), whole[:, a:a+part.shape[1]], atol=1e-5, rtol=0)
     noisy = memory.masked_fill(~seen[..., None], 1e3)
-    torch.testing.assert_close(dec.step(report, dec.remember(noisy, seen)), whole, atol=1e-5, rtol=0)
+    torch.testing.assert_close(dec.decode_step(report, dec.prefill(noisy, seen)), whole, atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
 def test_rows_of_the_cache_can_change_places():
     dec,(memory,seen) = decoder(2),memories(2)
     report,order = torch.randint(3, V, (6, 8)),torch.tensor([2, 0, 0, 4, 5, 3])
-    past = dec.remember(memory, seen)
-    dec.step(report[:, :5], past)
+    past = dec.prefill(memory, seen)
+    dec.decode_step(report[:, :5], past)
     past.words.reorder_cache(order)
     mixed = torch.cat([report[order, :5], report[:, 5:]], 1)
     whole = dec(mixed, memory.repeat_interleave(3, 0), seen.repeat_interleave(3, 0))
-    torch.testing.assert_close(dec.step(report[:, 5:], past), whole[:, 5:], atol=1e-5, rtol=0)
+    torch.testing.assert_close(dec.decode_step(report[:, 5:], past), whole[:, 5:], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=3, length_penalty=0.), dict(sample=True, seed=3, top_p=.9), dict(repetition=1.3, no_repeat=2, min_len=12)])
@@ -112,10 +112,10 @@ def test_beam_search_against_all_reports(seed, penalty):
     everything = [o for k in range(LIMIT-1) for o in itertools.product(WORDS, repeat=k)]
     best = [max(everything, key=lambda o: value(t[i], o, penalty)) for i in range(len(t))]
     words = lambda ids: [tuple(o for o in r if o>3) for r in ids.tolist()]
-    wide = words(search(step, 3, rules(LIMIT), len(everything), penalty, LIMIT)[0])
+    wide = words(beam_search(step, 3, logits_processors(LIMIT), len(everything), penalty, LIMIT)[0])
     assert [value(t[i], o, penalty) for i,o in enumerate(wide)] == pytest.approx([value(t[i], o, penalty) for i,o in enumerate(best)], abs=1e-5)
     for beams in (1, 2, 5):
-        some = words(search(step, 3, rules(LIMIT), beams, penalty, LIMIT)[0])
+        some = words(beam_search(step, 3, logits_processors(LIMIT), beams, penalty, LIMIT)[0])
         assert all(value(t[i], a, penalty)<=value(t[i], b, penalty)+1e-6 for i,(a,b) in enumerate(zip(some, best)))
 
 
@@ -123,14 +123,14 @@ def test_a_beam_of_one_is_greedy_and_a_beam_finds_what_greedy_misses():
     better = 0
     for seed in range(10):
         t,step = language(seed)
-        ids,_ = search(step, 3, rules(LIMIT), 1, 1., LIMIT)
+        ids,_ = beam_search(step, 3, logits_processors(LIMIT), 1, 1., LIMIT)
         for i,row in enumerate(ids.tolist()):
             known,want = [0, SOS],[]
             while not want or want[-1]!=EOS:
                 p = t[i, known[-2], known[-1]].clone(); p[[0, 1, 3]] = -torch.inf
                 want.append(EOS if len(want)==LIMIT-2 else p.argmax().item()); known.append(want[-1])
             assert [o for o in row if o!=PAD] == want
-        wide,_ = search(step, 3, rules(LIMIT), 8, 1., LIMIT)
+        wide,_ = beam_search(step, 3, logits_processors(LIMIT), 8, 1., LIMIT)
         got = [[value(t[i], [o for o in r if o>3], 1.) for i,r in enumerate(x.tolist())] for x in (ids, wide)]
         better += sum(b>a+1e-6 for a,b in zip(*got))
     assert better >= 3
@@ -139,7 +139,7 @@ def test_a_beam_of_one_is_greedy_and_a_beam_finds_what_greedy_misses():
 def test_long_reports_are_favoured_by_the_length_penalty():
     lengths = []
     for penalty in (0., 1., 3.):
-        found = [search(language(s)[1], 3, rules(LIMIT), 121, penalty, LIMIT)[0] for s in range(8)]
+        found = [beam_search(language(s)[1], 3, logits_processors(LIMIT), 121, penalty, LIMIT)[0] for s in range(8)]
         lengths.append(sum((o!=PAD).sum().item() for o in found))
     assert lengths[0] < lengths[1] < lengths[2]
 
@@ -182,7 +182,7 @@ def test_a_report_is_no_longer_than_its_least_length_asks(least):
     "In a language that wants to end at once"
     logp = torch.tensor([0, 0, 5., 0, 1, 0, 0]).log_softmax(-1)
     for beams in (1, 3):
-        ids,_ = search(lambda ids, rows: logp.repeat(len(ids), 1), 2, rules(LIMIT, least), beams, 1., LIMIT)
+        ids,_ = beam_search(lambda ids, rows: logp.repeat(len(ids), 1), 2, logits_processors(LIMIT, least), beams, 1., LIMIT)
         assert ids.shape[1]+1 == max(least, 2)
 
 
@@ -190,7 +190,7 @@ def test_drawn_words_follow_their_probabilities():
     t,step = language(1, n=1)
     n = 4000
     big = lambda ids, rows: t[0, torch.zeros_like(ids[:, -1]), ids[:, -1]]
-    ids,_ = search(big, n, rules(3, temperature=2., top_k=3), max_len=3, gen=torch.Generator().manual_seed(0))
+    ids,_ = beam_search(big, n, logits_processors(3, temperature=2., top_k=3), max_len=3, gen=torch.Generator().manual_seed(0))
     p = t[0, 0, SOS].clone(); p[[0, 1, 3]] = -torch.inf
     p[p<p.topk(3)[0][-1]] = -torch.inf
     share = torch.bincount(ids[:, 0], minlength=7)/n
@@ -228,8 +228,8 @@ def test_one_to_three_views(fusion, model):
     m = model[0] if fusion=='attention' else Refers(refers_config('tiny', vocab=len(model[1]), size=32, fusion='gate', max_len=20))
     views = torch.randn(4, 3, 1, 32, 32)
     for n in (1, 2, 3):
-        out = generate(m, views[:, :n], torch.ones(4, n, dtype=torch.bool), model[1], dtype='fp32', attention=True)
-        full = generate(m, views, (torch.arange(3)<n).expand(4, 3), model[1], dtype='fp32')
+        out = generate(m, views[:, :n], torch.ones(4, n, dtype=torch.bool), model[1], precision='fp32', attention=True)
+        full = generate(m, views, (torch.arange(3)<n).expand(4, 3), model[1], precision='fp32')
         assert out.tokens.tolist() == full.tokens.tolist() and out.attention.shape == (*out.tokens.shape, 3*4)
         assert out.attention[..., n*4:].eq(0).all() and out.texts == [model[1].decode(o) for o in out.tokens]
         torch.testing.assert_close(out.attention.sum(-1), torch.ones(out.tokens.shape), atol=1e-5, rtol=0)
@@ -271,7 +271,7 @@ def studies():
 
 def test_every_report_belongs_to_its_study(model, studies):
     df,store,copies = studies
-    w = written_reports(*model, df, store, writers={'greedy': {}, 'two': dict(beams=2)}, bs=3, dtype='fp32')
+    w = written_reports(*model, df, store, writers={'greedy': {}, 'two': dict(beams=2)}, bs=3, precision='fp32')
     assert list(w) == ['true', 'greedy', 'two', 'most frequent', 'nearest'] and sorted(w.index) == ['v0', 'v2', 'v3', 'v4']
     assert set(w['most frequent']) == {'report number a.'}
     for name,row in w.iterrows():
@@ -279,14 +279,14 @@ def test_every_report_belongs_to_its_study(model, studies):
         assert row['true'] == f'true report {j}' and row['nearest'] == f'report number {"abcdefghijkl"[copies[j]]}.'
         x = torch.from_numpy(store.images[store.rows([f'v{j}PA', f'v{j}LATERAL'])])[None, :, None]
         views = Augment(32)(x[0])[None]
-        assert generate(model[0], views, torch.ones(1, 2, dtype=torch.bool), model[1], dtype='fp32').texts == [row['greedy']]
-    everyone = generate_all(*model, df[df['split']=='valid'], store, dtype='fp32')
+        assert generate(model[0], views, torch.ones(1, 2, dtype=torch.bool), model[1], precision='fp32').texts == [row['greedy']]
+    everyone = generate_all(*model, df[df['split']=='valid'], store, precision='fp32')
     assert len(everyone) == 5 and everyone[w.index].tolist() == w['greedy'].tolist()
 
 
 def test_scores_stand_beside_those_of_the_baselines(model, studies):
     df,store,_ = studies
-    w,scores = written_reports(*model, df, store, dtype='fp32'),evaluate_writing(*model, df, store, dtype='fp32')
+    w,scores = written_reports(*model, df, store, precision='fp32'),evaluate_writing(*model, df, store, precision='fp32')
     assert list(scores.index) == ['greedy', 'beam 4', 'most frequent', 'nearest']
     for k in scores.index: pd.testing.assert_series_equal(scores.loc[k, :'CIDEr-D'], report_metrics(w[k], w['true']), check_names=False)
     with pytest.raises(InputError, match="split 'test' has a report"): written_reports(*model, df, store, 'test')

@@ -8,11 +8,11 @@ from torch import nn
 from transformers import BertConfig, BertModel
 
 from refers_nb.core import InputError
-from refers_nb.hub import (checkpoint_config, from_finetuned, from_released, load_checkpoint, own_tensors, refuse_pickle,
-                           save_checkpoint, save_hf)
-from refers_nb.refers import refers_model
-from refers_nb.tokens import EncoderTokenizer, Tokenizer
-from refers_nb.vision import VisionEncoder, mismatch, read_weights
+from refers_nb.models.hub import checkpoint_config, load_checkpoint, own_tensors, refuse_pickle, save_checkpoint
+from refers_nb.models.formats import from_finetuned, from_released, save_hf
+from refers_nb.models.refers import refers_model
+from refers_nb.data.tokens import EncoderTokenizer, Tokenizer
+from refers_nb.models.vision import VisionEncoder, mismatch, read_weights
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +165,7 @@ SAVER = '''
 import sys, torch
 from pathlib import Path
 from torch import nn
-from refers_nb.hub import save_checkpoint
+from refers_nb.models.hub import save_checkpoint
 class Toy(nn.Module):
     def __init__(self, config):
         super().__init__()
@@ -272,7 +272,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 SHARE = '''
 import sys
 from refers_nb.core import InputError
-from refers_nb.hub import from_pretrained, push_to_hub
+from refers_nb.models.hub import from_pretrained, push_to_hub
 folder,token = sys.argv[1:]
 print(push_to_hub(folder, 'me/mine', token=token))
 model,tok = from_pretrained('me/mine', token=token)
@@ -286,7 +286,7 @@ for call in (lambda: push_to_hub(folder, 'me/mine', token='hf_wrong'), lambda: f
 
 
 def test_without_a_network_the_hub_is_a_sentence(saved):
-    code = "import sys; from refers_nb.core import InputError; from refers_nb.hub import push_to_hub\ntry: push_to_hub(sys.argv[1], 'me/mine', token='x')\nexcept InputError as e: print(e)"
+    code = "import sys; from refers_nb.core import InputError; from refers_nb.models.hub import push_to_hub\ntry: push_to_hub(sys.argv[1], 'me/mine', token='x')\nexcept InputError as e: print(e)"
     env = os.environ | dict(HF_ENDPOINT='http://127.0.0.1:9', PYTHONWARNINGS='ignore')
     p = subprocess.run([sys.executable, '-c', code, saved[0]], capture_output=True, text=True, env=env, timeout=120)
     assert p.returncode == 0 and 'me/mine cannot be written on the Hugging Face hub; it needs a network' in p.stdout, p.stderr
@@ -296,16 +296,16 @@ def test_the_vocabulary_of_a_report_encoder_is_part_of_a_checkpoint(saved, tmp_p
     "Missing it is an error; one that lies there by accident is not read; the card keeps the terms of the data"
     tok = Tokenizer.train(['no acute disease', 'small left pleural effusion']*2)
     hf = type(tok.hf).from_str(tok.hf.to_str()); hf.enable_padding(pad_id=0, pad_token='[PAD]')
-    tok.words,told = EncoderTokenizer(hf),dict(data=dict(source='folder', terms='mine alone'))
+    tok.encoder_tokenizer,told = EncoderTokenizer(hf),dict(data=dict(source='folder', terms='mine alone'))
     folder = save_checkpoint(saved[1], tok, tmp_path/'c', told)
-    assert load_checkpoint(folder)[1].words('left effusion').tolist() == tok('left effusion').tolist()
+    assert load_checkpoint(folder)[1].encoder_tokenizer('left effusion').tolist() == tok('left effusion').tolist()
     assert told['data']['terms'] == 'mine alone' and 'mine alone' in (folder/'README.md').read_text()
     shutil.copy(folder/'words.json', tmp_path/'words.json')
     (folder/'words.json').unlink()
     with pytest.raises(InputError, match='no words.json'): load_checkpoint(folder)
     plain = shutil.copytree(saved[0], tmp_path/'plain')
     shutil.copy(tmp_path/'words.json', plain)
-    assert load_checkpoint(plain)[1].words is None
+    assert load_checkpoint(plain)[1].encoder_tokenizer is None
 
 
 def test_a_checkpoint_goes_to_the_hub_and_comes_back(saved, tmp_path):

@@ -8,12 +8,16 @@ from hypothesis import given, settings, strategies as st
 from sklearn.metrics import precision_recall_fscore_support
 
 from labelled_sentences import HELD_OUT, SENTENCES, SHORT, read
-from refers_nb.clinical import FINDINGS, clinical_f1, compare_writers, label_report, label_reports, statements
+from refers_nb.data.labeller import CHEXPERT_FINDINGS, label_report, label_reports, statements
+from refers_nb.evaluation.clinical import clinical_f1, compare_writers
 from refers_nb.core import InputError
-from refers_nb.metrics import baseline_reports, check_reports, cider_d, report_metrics, report_words
-from refers_nb.phantom import Dice, anatomy, facts, write_report
-from refers_nb.report import findings_impression
-from refers_nb.sources import iu_xray, labels_from
+from refers_nb.evaluation.clinical import baseline_reports, cider_d, report_metrics, report_words
+from refers_nb.data.report import check_reports
+from refers_nb.phantom.film import Dice, anatomy
+from refers_nb.phantom.wording import facts, write_report
+from refers_nb.data.report import findings_impression
+from refers_nb.data.sources.iu_xray import iu_xray
+from refers_nb.data.labeller import labels_from
 
 DATA = Path(__file__).resolve().parent.parent.parent/'shared'/'data'
 said = lambda text: {k: v for k,v in label_report(text).items() if k != 'No Finding'}
@@ -48,7 +52,7 @@ PIECES = ['no ', 'without ', 'effusion', ' or ', 'and ', ', ', '. ', 'heart ', '
 @given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=30).map(''.join))
 def test_any_text_is_read(text):
     got = label_report(text)
-    assert set(got.values()) <= {-1, 0, 1} and list(got) == [f for f in FINDINGS if f in got]
+    assert set(got.values()) <= {-1, 0, 1} and list(got) == [f for f in CHEXPERT_FINDINGS if f in got]
     assert ('No Finding' in got) == any(c.isalnum() or c == '_' for c in text)
     if got: assert got['No Finding'] == 0 or all(v == 0 for f,v in got.items() if f not in ('No Finding', 'Support Devices'))
     assert all(s == s.strip(' ,') and s for s in statements(text))
@@ -65,7 +69,7 @@ def test_no_finding_and_silence():
     assert label_report('PICC in the SVC. Lungs are clear.')['No Finding'] == 1 and label_report('Possible effusion.')['No Finding'] == 0
     with pytest.raises(InputError, match='must be text'): label_report(float('nan'))
     df = label_reports(pd.Series(['Effusion.', ''], index=[7, 3]))
-    assert list(df.index) == [7, 3] and list(df.columns) == FINDINGS and (df.dtypes == 'float32').all() and df.loc[3].isna().all()
+    assert list(df.index) == [7, 3] and list(df.columns) == CHEXPERT_FINDINGS and (df.dtypes == 'float32').all() and df.loc[3].isna().all()
     assert label_reports([]).shape == (0, 14)
 
 @pytest.mark.parametrize('seed', [1, 2])
@@ -94,9 +98,9 @@ def test_clinical_f1_is_that_of_scikit_learn(uncertain):
     true = some(200)
     written = true[100:] + true[:100]
     got = clinical_f1(written, true, uncertain)
-    p,t = (labels_from(label_reports(o), uncertain, 'negative')[FINDINGS] for o in (written, true))
-    want = pd.DataFrame(precision_recall_fscore_support(t.values, p.values, average=None, zero_division=np.nan), index=['precision', 'recall', 'f1', 'support'], columns=FINDINGS).T
-    pd.testing.assert_frame_equal(got.loc[FINDINGS], want, check_dtype=False, check_names=False)
+    p,t = (labels_from(label_reports(o), uncertain, 'negative')[CHEXPERT_FINDINGS] for o in (written, true))
+    want = pd.DataFrame(precision_recall_fscore_support(t.values, p.values, average=None, zero_division=np.nan), index=['precision', 'recall', 'f1', 'support'], columns=CHEXPERT_FINDINGS).T
+    pd.testing.assert_frame_equal(got.loc[CHEXPERT_FINDINGS], want, check_dtype=False, check_names=False)
     micro = precision_recall_fscore_support(t.values[:, 1:], p.values[:, 1:], average='micro')[:3]
     assert np.allclose(got.loc['micro', ['precision', 'recall', 'f1']].astype(float), micro)
     on = want.iloc[1:][want['support'].iloc[1:] > 0]

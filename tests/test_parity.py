@@ -6,11 +6,11 @@ import numpy as np, pytest, torch
 from transformers import BertConfig, BertModel
 
 from refers_nb.core import InputError
-from refers_nb.hub import from_released, released_layout
-from refers_nb.losses import generation_loss, info_nce
-from refers_nb.refers import Refers, refers_config
-from refers_nb.tokens import Tokenizer
-from refers_nb.vision import to_layout
+from refers_nb.models.formats import from_released, released_layout
+from refers_nb.training.losses import generation_loss, info_nce
+from refers_nb.models.refers import Refers, refers_config
+from refers_nb.data.tokens import Tokenizer
+from refers_nb.models.vision import to_layout
 
 SHARED = Path(__file__).parents[2]/'shared'
 LAYOUT,VOCAB = SHARED/'parity/reference_layout.json',SHARED/'data/refers_release/mimic_10k.model'
@@ -50,13 +50,13 @@ def test_released_numbers(i):
     model.vision.register_forward_hook(lambda m, x, o: seen.update(tokens=o))
     model.fusion.register_forward_hook(lambda m, x, o: seen.update(memory=o[0]))
     out = model((images, torch.ones(2, 3, dtype=torch.bool), tokens))
-    assert not model.training and out.text is None and model.vision.in_chans==3 and model.config['fusion']=='gate'
+    assert not model.training and out.text_embeds is None and model.vision.in_chans==3 and model.config['fusion']=='gate'
     assert seen['tokens'].shape == (6, 197, 768) and [*seen['memory'].shape] == case['memory_shape']
-    assert [*out.study.shape] == case['study_global_shape']
+    assert [*out.image_embeds.shape] == case['study_global_shape']
     x = seen['tokens'].view(2, 3, 197, 768)
-    entries = dict(cls_first8=x[:, :, 0, :8], patch100_first8=x[:, :, 101, :8], study_global_first8=out.study[:, :8],
+    entries = dict(cls_first8=x[:, :, 0, :8], patch100_first8=x[:, :, 101, :8], study_global_first8=out.image_embeds[:, :8],
         logits_step0_first8=out.logits[:, 0, :8], logits_step10_first8=out.logits[:, 10, :8],
-        view_weight_patch0=out.weights[:, :, 0], view_weight_mean=out.weights.mean(2))
+        view_weight_patch0=out.view_weights[:, :, 0], view_weight_mean=out.view_weights.mean(2))
     scalars = dict(feature_norm=x.norm(dim=(2, 3)), memory_norm=seen['memory'].norm(dim=(1, 2)),
         logits_norm=torch.stack([o[:n].norm() for o,n in zip(out.logits, case['lengths'])]),
         generation_loss=generation_loss(out.logits, tokens), info_nce_tau0_1_lambda0_75=info_nce(study, report))
@@ -90,7 +90,7 @@ def test_report_encoder_is_that_of_transformers(small):
     words = torch.randint(4, 90, (2, 30)); words[1, 20:] = 0
     want = fc(bert(input_ids=words, attention_mask=(words!=0).long()).pooler_output)
     out = model(views, mask, report, words)
-    torch.testing.assert_close(out.text, want, atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.text_embeds, want, atol=1e-5, rtol=0)
     torch.testing.assert_close(out.logits, small[1](views, mask, report).logits)
 
 
@@ -131,8 +131,8 @@ import sys, torch, torch.distributed as dist
 from collections import namedtuple
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
-from refers_nb.losses import RefersLoss
-Out = namedtuple('Out', 'logits study text')
+from refers_nb.training.losses import RefersLoss
+Out = namedtuple('Out', 'logits image_embeds text_embeds')
 
 class Model(nn.Module):
     "Two towers and a decoder of one layer each"

@@ -10,9 +10,10 @@ from pydicom.sequence import Sequence
 from pydicom.uid import (ComputedRadiographyImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian,
     ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless)
 
-import refers_nb.radiograph as R
+import refers_nb.data.radiograph as R
 from refers_nb.core import InputError
-from refers_nb.radiograph import ImageStore, _each, check_paths, dicom_view, image_hash, load_radiograph, read_radiograph, resize, to_grey
+from refers_nb.data.store import ImageStore, _each
+from refers_nb.data.radiograph import check_paths, dicom_view, image_hash, load_radiograph, read_radiograph, resize, to_grey
 
 @pytest.fixture
 def grey():
@@ -402,11 +403,11 @@ def test_nothing_of_a_header_gets_into_a_store(tmp_path, grey):
 # ---- one size
 
 @pytest.mark.parametrize('shape', [(64, 64), (100, 37), (37, 100), (1, 300), (300, 1), (1, 1), (31, 33)])
-@pytest.mark.parametrize('fit', ['letterbox', 'crop', 'squash'])
-def test_resize_gives_the_size_and_keeps_a_flat_image_flat(shape, fit):
-    res = resize(np.full(shape, 200, np.uint8), 48, fit)
+@pytest.mark.parametrize('resize_mode', ['letterbox', 'crop', 'squash'])
+def test_resize_gives_the_size_and_keeps_a_flat_image_flat(shape, resize_mode):
+    res = resize(np.full(shape, 200, np.uint8), 48, resize_mode)
     assert res.shape == (48, 48) and res.dtype == np.uint8 and set(np.unique(res)) <= {0, 200} and 200 in res
-    if fit != 'letterbox': assert (res == 200).all()
+    if resize_mode != 'letterbox': assert (res == 200).all()
 
 def test_letterbox_keeps_proportions_and_centre(grey):
     res = resize(np.full((90, 60), 255, np.uint8), 90)

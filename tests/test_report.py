@@ -7,7 +7,7 @@ import pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
 from mimic_styles import STYLES
-from refers_nb.report import HEADINGS, clean, findings_impression, report_text, sections, sentences, swap_sides, used_sections
+from refers_nb.data.report import HEADINGS, clean, findings_impression, report_text, sections, sentences, swap_sides, used_sections
 
 PIECES = ['left', 'Right', 'LEFT', 'upright', 'leftover', 'lEft', 'dextroscoliosis', 'XXXX', '___', 'x-XXXX', '[**Name**]', '(', ')', '.', ',', ' ', '  ', '\n', '\n\n', ';',
           '1.', '2.5 cm', 'Dr.', 'p.m.', '?', '-', '/', 'FINDINGS:', 'IMPRESSION:', 'Findings:', 'COMPARISON:', 'FINAL REPORT', 'INDICATION:', 'FINDINGS/IMPRESSION:', 'findings:', 'WET READ:', 'ADDENDUM',

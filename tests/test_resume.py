@@ -1,13 +1,13 @@
 """Pre-training killed with SIGKILL, also while its state is written, ends with the weights of a run that was never killed."""
 import os, signal, subprocess, sys, time
 import pytest, torch
-from refers_nb.sources import prepare
+from refers_nb.data.prepare import prepare
 
-ARGS = dict(preset='tiny', size=32, bs=8, epochs=2, k=2, vocab=300, save_every=2, dtype='fp32', dev='cpu', tensorboard=False)
+ARGS = dict(preset='tiny', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, save_every=2, precision='fp32', device='cpu', tensorboard=False)
 RUN = """
 import sys, os, signal, torch
 torch.set_num_threads(1)
-from refers_nb import callbacks, pretrain
+from refers_nb.training import callbacks, pretrain
 table,out,kill,where = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
 save,step,n = torch.save, callbacks.Checkpoint.after_batch, [0]
 def dying_save(obj, f, *a, **k):
@@ -64,7 +64,7 @@ def test_killed_and_resumed_is_bit_for_bit(table, whole, tmp_path, where, kills)
 
 def test_a_finished_run_returns_at_once_and_is_not_overwritten(table, whole):
     from refers_nb.core import InputError
-    from refers_nb.pretrain import pretrain
+    from refers_nb.training.pretrain import pretrain
     before = (whole/'checkpoint'/'model.safetensors').stat().st_mtime_ns
     assert pretrain(table, whole, **ARGS)==whole/'checkpoint'
     assert (whole/'checkpoint'/'model.safetensors').stat().st_mtime_ns==before
@@ -72,14 +72,14 @@ def test_a_finished_run_returns_at_once_and_is_not_overwritten(table, whole):
 
 def test_other_arguments_do_not_continue_a_run(table, tmp_path):
     from refers_nb.core import InputError
-    from refers_nb.pretrain import pretrain
+    from refers_nb.training.pretrain import pretrain
     r = run(table, tmp_path/'run', 5)
     assert r.returncode==-signal.SIGKILL and (tmp_path/'run'/'state.pt').exists()
     with pytest.raises(InputError, match='bs was 8, now 4'): pretrain(table, tmp_path/'run', **ARGS|dict(bs=4))
 
 def test_nan_in_the_loss_names_step_and_studies_and_keeps_the_state(table, tmp_path):
-    from refers_nb import pretrain as P
-    from refers_nb.callbacks import NonFiniteLoss
+    from refers_nb.training import pretrain as P
+    from refers_nb.training.callbacks import NonFiniteLoss
     class Spoil(P.Callback):
         order = -30
         def before_batch(self):

@@ -6,11 +6,20 @@ import numpy as np, pandas as pd, pytest
 from PIL import Image
 
 from refers_nb.core import InputError
-from refers_nb.radiograph import ImageStore
-from refers_nb.report import clean, report_text, sentences, swap_sides
-from refers_nb.sources import (EXPECTED, MESH, NIH14, SOURCES, VINBIG, boxes, covid, folder, iu_xray, list_differences, listed, locate, mesh_findings, mimic_cxr, nih14, nih14_labels,
-                               prepare, released_lists, shenzhen, shenzhen_reading, verify_checksums, vinbig, vinbig_labels)
-from refers_nb.studies import annotation_names, check_studies, describe, label_names, read_studies
+from refers_nb.data.store import ImageStore
+from refers_nb.data.report import clean, report_text, sentences, swap_sides
+from refers_nb.data.sources.raw import EXPECTED, locate
+from refers_nb.data.sources.iu_xray import MESH, iu_xray, mesh_findings
+from refers_nb.data.lists import NIH14, VINBIG, list_differences, listed, released_lists
+from refers_nb.data.prepare import SOURCES, prepare, verify_checksums
+from refers_nb.data.sources.vinbig import boxes, vinbig, vinbig_labels
+from refers_nb.data.sources.covid import covid
+from refers_nb.data.sources.folder import folder
+from refers_nb.data.sources.mimic_cxr import mimic_cxr
+from refers_nb.data.sources.nih14 import nih14, nih14_labels
+from refers_nb.data.sources.shenzhen import shenzhen, shenzhen_reading
+from refers_nb.data.studies import annotation_names, check_studies, label_names, read_studies
+from refers_nb.data.card import describe
 
 REPO = Path(__file__).resolve().parent.parent
 DATA = REPO.parent/'shared'/'data'
@@ -302,7 +311,7 @@ def test_nih_boxes(tmp_path):
 @pytest.mark.parametrize('text', READINGS)
 def test_readings(text):
     o = shenzhen_reading(text)
-    from refers_nb.sources import _sex, _years
+    from refers_nb.data.sources.raw import _sex, _years
     sex,age,findings = READINGS[text]
     assert (_sex(pd.Series([o['sex']]))[0], o['findings']) == (sex, findings)
     assert _years(pd.Series([o['age']]))[0] == (pytest.approx(age) if age is not None else pytest.approx(np.nan, nan_ok=True))
@@ -316,7 +325,7 @@ def test_shenzhen(tmp_path):
 
 def lists(root, source, rows):
     "Released lists of a data set: {split: [(name, values)]}"
-    from refers_nb.sources import RELEASED
+    from refers_nb.data.lists import RELEASED
     where = root/'DataProcessed'/RELEASED[source][0]
     where.mkdir(parents=True, exist_ok=True)
     for split,o in rows.items(): (where/f'{split}.txt').write_text(''.join(f"{n} {' '.join(map(str, v))}\n" for n,v in o))
@@ -460,7 +469,7 @@ def test_lists_and_boxes_that_are_none(tmp_path):
 
 @pytest.mark.parametrize('sex,want', [('Male', 'M'), ('f', 'F'), ('WOMAN', 'F'), ('missing', ''), ('Mixed', ''), ('0', ''), (None, '')])
 def test_sexes(sex, want):
-    from refers_nb.sources import _sex
+    from refers_nb.data.sources.raw import _sex
     assert list(_sex(pd.Series([sex, 'F']))) == [want, 'F']
 
 def test_pipes_and_devices_are_not_opened(tmp_path):
@@ -686,7 +695,7 @@ def test_real_lists_of_shenzhen_and_covid():
     pd.testing.assert_frame_equal(df, covid(real('covid19_image_data')))
 
 def test_real_views_guessed_from_names_are_mostly_right():
-    from refers_nb.sources import _HINT
+    from refers_nb.data.sources.iu_xray import _HINT
     p = pd.read_csv(real('iu_xray')/'indiana_projections.csv')
     guess = p['filename'].str.extract(r'-(\d+)\.dcm')[0].map(_HINT)
     right = guess.dropna() == p['projection'].map(dict(Frontal='PA', Lateral='LATERAL'))[guess.notna()]

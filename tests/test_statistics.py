@@ -8,9 +8,9 @@ from scipy.stats import f as f_dist, norm, t as student
 from sklearn.metrics import auc, average_precision_score, brier_score_loss, roc_auc_score
 
 from refers_nb.core import InputError
-from refers_nb.metrics import auroc, macro_auroc
-from refers_nb.statistics import (Delong, auroc_interval, auroc_table, bootstrap_auroc, bootstrap_interval, calibration_error, delong, delong_test,
-                                  difference_test, holm, metrics_table, paired_seeds, plot_reliability, plot_roc, reliability, seed_patient_test, sensitivity_at)
+from refers_nb.training.metrics import auroc, macro_auroc
+from refers_nb.evaluation.statistics import DeLong, auroc_interval, auroc_table, bootstrap_auroc, bootstrap_interval, delong, delong_test, difference_test, holm, paired_seeds, seed_patient_test
+from refers_nb.evaluation.calibration import calibration_error, metrics_table, plot_reliability, plot_roc, reliability, sensitivity_at
 
 nan = np.nan
 
@@ -182,7 +182,7 @@ def test_macro_mean_and_difference_cover_where_classes_and_models_go_together():
     noise = (draw(k, 1, r, 1) + .5*draw(k, 1, r, 4) + draw(k, 3, r, 4)).reshape(3*k, r, 4)
     scores = noise + shift*y,noise + draw(3*k, r, 4) + shift*y*np.sqrt(3.25/2.25)      # equally good
     all_classes = [delong(y.reshape(3*k, -1), o.reshape(3*k, -1), g) for o in scores]
-    a,b = ([Delong(d.auroc[i:i+4], d.contributions[:, i:i+4]).mean for i in range(0, 4*r, 4)] for d in all_classes)
+    a,b = ([DeLong(d.auroc[i:i+4], d.contributions[:, i:i+4]).mean for i in range(0, 4*r, 4)] for d in all_classes)
     row = auroc_table(y[:, 0], scores[0][:, 0], g).loc['mean']
     assert (row.auroc, row.low, row.high) == pytest.approx((a[0].auroc[0], *auroc_interval(a[0].auroc, a[0].variance, [9], [9])[:, 0]))
     area,var = (np.array([getattr(o, f)[0] for o in a]) for f in ('auroc', 'variance'))

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest
 from PIL import Image
 
-import refers_nb.radiograph as R
+import refers_nb.data.store as R
 from refers_nb.core import InputError
-from refers_nb.radiograph import ImageStore
+from refers_nb.data.radiograph import image_hash, load_radiograph
+from refers_nb.data.store import ImageStore
 
 FILES = ('images.npy', 'index.parquet', 'rejected.csv')
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='kills need fork and SIGKILL')
@@ -98,7 +99,7 @@ def each_write_synced(write):
 
 PROGRAM = '''
 import os, signal, sys
-from refers_nb import radiograph as R
+import refers_nb.data.store as R
 root,out,n,kill = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
 write,written = R._Work.write, [0]
 def dying(self, *args):
@@ -166,13 +167,13 @@ def test_only_what_changed_is_decoded_again(tmp_path, monkeypatch):
     index = ImageStore(tmp_path/'out').index
     assert list(index['path']) == ['new.png', *names]
     for p,h,w,phash in zip(index['path'], index['height'], index['width'], index['phash']): # taken over or new: those of the file
-        assert (h, w) == np.array(Image.open(tmp_path/'raw'/p)).shape and phash == R.image_hash(R.load_radiograph(tmp_path/'raw'/p, 32))
+        assert (h, w) == np.array(Image.open(tmp_path/'raw'/p)).shape and phash == image_hash(load_radiograph(tmp_path/'raw'/p, 32))
     what()
     build(names[:5]); assert what() == [] # fewer images: none decoded
     assert len(ImageStore(tmp_path/'out')) == 5
     build(); assert len(what()) == 15
-    build(fit='crop'); assert what() == sorted(names)
-    build(fit='crop', size=48); assert what() == sorted(names)
+    build(resize_mode='crop'); assert what() == sorted(names)
+    build(resize_mode='crop', size=48); assert what() == sorted(names)
 
 def test_a_store_of_an_earlier_version_is_built_again(tmp_path):
     names = tree(tmp_path/'raw', 6)
@@ -180,7 +181,7 @@ def test_a_store_of_an_earlier_version_is_built_again(tmp_path):
     b()
     expected = content(b.out)
     old = pd.read_parquet(b.out/'index.parquet')[['path', 'bytes', 'mtime_ns']]
-    old.attrs = dict(size=32, fit='letterbox', version=1)
+    old.attrs = dict(size=32, resize_mode='letterbox', version=1)
     old.to_parquet(b.out/'index.parquet', index=False)
     assert len(ImageStore(b.out)) == 6 # it can still be read
     b()

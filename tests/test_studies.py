@@ -7,13 +7,13 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
-from refers_nb import studies
+from refers_nb.data import copies as copies_module, studies
 from refers_nb.core import InputError
-from refers_nb.phantom import phantoms
-from refers_nb.radiograph import ImageStore
-from refers_nb.studies import (SECTIONS, SEXES, VIEWS, annotation_names, by_study, check_studies, describe, duplicates,
-                               label_fraction, label_names, plot_studies, read_studies, split_patients, standard_view,
-                               write_fractions, write_studies)
+from refers_nb.phantom.phantoms import phantoms
+from refers_nb.data.store import ImageStore
+from refers_nb.data.studies import SECTIONS, SEXES, VIEWS, annotation_names, by_study, check_studies, label_fraction, label_names, read_studies, split_patients, standard_view, write_fractions, write_studies
+from refers_nb.data.card import describe, plot_studies
+from refers_nb.data.copies import duplicates
 
 DATA = Path(__file__).resolve().parents[2]/'shared'/'data'
 
@@ -187,21 +187,21 @@ def brute(h, bits):
        st.lists(st.tuples(st.integers(0, 3), st.sets(st.integers(0, 63), max_size=14)), max_size=40))
 def test_look_alikes_are_those_of_a_comparison_of_all_with_all(seeds, bits, changed):
     h = seeds + [seeds[i] ^ sum(1 << o for o in at) for i,at in changed if i < len(seeds)]
-    pairs,notes = studies._candidates(np.array(h, np.uint64), bits)
+    pairs,notes = copies_module._candidates(np.array(h, np.uint64), bits)
     assert pairs.tolist() == brute(h, bits) and not notes
 
 def test_a_crowd_of_equal_hashes_is_no_crowd_of_pairs():
     h = np.array([5]*3000 + [7]*50 + [2**64-1]*2, np.uint64)
-    pairs,notes = studies._candidates(h, 2)
+    pairs,notes = copies_module._candidates(h, 2)
     assert len(pairs) == 2999 + 50 + 50*49//2 + 1 and '2,999 images share' in notes[0]
     assert set(pairs.ravel()) == set(range(3052))
 
 def test_a_crowd_of_near_hashes_is_cut_short(monkeypatch):
     h = np.arange(256, dtype=np.uint64) # all of them equal in 56 bits
-    pairs,notes = studies._candidates(h, 6)
+    pairs,notes = copies_module._candidates(h, 6)
     assert pairs.tolist() == brute(h.tolist(), 6) and not notes
-    monkeypatch.setattr(studies, '_CROWD', 2)
-    fewer,notes = studies._candidates(h, 6)
+    monkeypatch.setattr(copies_module, '_CROWD', 2)
+    fewer,notes = copies_module._candidates(h, 6)
     assert 0 < len(fewer) and set(map(tuple, fewer)) < set(map(tuple, pairs)) and 'too many neighbours' in notes[0]
 
 @pytest.fixture(scope='module')
@@ -301,7 +301,7 @@ def test_a_figure_has_a_panel_for_what_there_is(copies, keep, panels):
     assert len(plot_studies(*copies).axes) == 2
 
 def test_a_figure_needs_no_backend():
-    code = ('import sys, io, pandas as pd\nfrom refers_nb.studies import plot_studies\n'
+    code = ('import sys, io, pandas as pd\nfrom refers_nb.data.card import plot_studies\n'
             "df = pd.DataFrame(dict(patient=['1'], study=['1'], view='PA', path=['1'], report='a b', split='train', age=5))\n"
             "plot_studies(df).savefig(io.BytesIO())\nassert 'matplotlib.pyplot' not in sys.modules")
     subprocess.run([sys.executable, '-c', code], check=True, timeout=300)

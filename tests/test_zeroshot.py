@@ -3,15 +3,15 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, settings, strategies as st
 
 from memory import Store
-from refers_nb.clinical import FINDINGS
+from refers_nb.data.labeller import CHEXPERT_FINDINGS
 from refers_nb.core import InputError
-from refers_nb.phantom import FINDINGS as PHANTOM
-from refers_nb.refers import Refers, refers_config
-from refers_nb.represent import chance_rank, embed_studies, retrieval, study_vectors, text_vectors
-from refers_nb.sources import NIH14, VINBIG
-from refers_nb.tokens import Tokenizer
-from refers_nb.zeroshot import (PLAIN, PROMPTS, WRAP, Prompts, SearchIndex, finding_prompts, prompt_vector, prompts, show_hits, study_labels, zero_shot,
-                                zero_shot_scores)
+from refers_nb.phantom.film import PHANTOM_FINDINGS
+from refers_nb.models.refers import Refers, refers_config
+from refers_nb.evaluation.represent import chance_rank, embed_studies, retrieval, study_vectors, text_vectors
+from refers_nb.data.lists import NIH14, VINBIG
+from refers_nb.data.tokens import Tokenizer
+from refers_nb.evaluation.zeroshot import PLAIN, PROMPTS, WRAP, Prompts, finding_prompts, prompt_vector, prompts, study_labels, zero_shot, zero_shot_scores
+from refers_nb.evaluation.search import SearchIndex, show_hits
 
 TEXTS = ['Left pleural effusion.', 'No pleural effusion. The lungs are clear.', 'Cardiomegaly.', 'Right pleural effusion.']
 
@@ -29,7 +29,7 @@ def make(n=24, seed=0):
 @pytest.fixture(autouse=True)
 def exact(monkeypatch):
     "float32 wherever the tests run"
-    monkeypatch.setattr('refers_nb.represent.precision', lambda *_: torch.float32)
+    monkeypatch.setattr('refers_nb.evaluation.represent.get_dtype', lambda *_: torch.float32)
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def model():
 
 # Prompts
 
-@pytest.mark.parametrize('finding', dict.fromkeys([*FINDINGS, *NIH14, *VINBIG, *PHANTOM, 'abnormal', 'cardiomegaly', 'effusion', 'opacity', 'atelectasis']))
+@pytest.mark.parametrize('finding', dict.fromkeys([*CHEXPERT_FINDINGS, *NIH14, *VINBIG, *PHANTOM_FINDINGS, 'abnormal', 'cardiomegaly', 'effusion', 'opacity', 'atelectasis']))
 def test_every_finding_of_the_data_sets_has_prompts(finding):
     p = prompts(finding)
     for os in p: assert len(os) >= 3 and len(set(os)) == len(os) and all(o[0].isupper() and o.endswith('.') and '{' not in o for o in os)
@@ -71,7 +71,7 @@ def test_an_unknown_finding_tells_how_to_give_own_prompts(finding):
 
 def test_prompts_are_kept_by_what_labels_reports():
     "What affirms a finding is read as present, what denies it never is, by the labeller of reports"
-    from refers_nb.clinical import label_report
+    from refers_nb.data.labeller import label_report
     for name in ('Cardiomegaly', 'Pleural Effusion', 'Pneumothorax', 'Atelectasis', 'Edema', 'Consolidation', 'Pneumonia', 'Fracture', 'Lung Opacity', 'Lung Lesion',
                  'Support Devices'):
         p = prompts(name)
@@ -110,8 +110,8 @@ def test_auroc_of_prompts_that_know_the_answer(data, model, monkeypatch):
     own = {'effusion': (['Yes.'], ['No.']), 'cardiomegaly': (['No.'], ['Yes.'])}
     y = study_labels(df)
     e = dict(zip(('Yes.', 'No.'), torch.eye(2)))
-    monkeypatch.setattr('refers_nb.zeroshot.text_vectors', lambda m, tok, texts: torch.stack([e[o] for o in texts]))
-    monkeypatch.setattr('refers_nb.zeroshot.study_vectors', lambda m, tok, d, s: (list(y.index[::-1]), torch.stack([e['Yes.' if y.loc[o, 'effusion'] == 1 else 'No.'] for o in y.index[::-1]])))
+    monkeypatch.setattr('refers_nb.evaluation.zeroshot.text_vectors', lambda m, tok, texts: torch.stack([e[o] for o in texts]))
+    monkeypatch.setattr('refers_nb.evaluation.zeroshot.study_vectors', lambda m, tok, d, s: (list(y.index[::-1]), torch.stack([e['Yes.' if y.loc[o, 'effusion'] == 1 else 'No.'] for o in y.index[::-1]])))
     df = df.assign(split='valid')
     res = zero_shot(m, tok, df, store, own=own, wrap=PLAIN)
     assert res.loc['effusion', 'auroc'] == 1 and res.loc['effusion', 'studies'] == y.effusion.notna().sum() < len(y)

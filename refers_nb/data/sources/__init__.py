@@ -1,0 +1,1 @@
+"From a raw download to a study table, one module a data set; `raw` is what they share. Imports the ground and `refers_nb.data`."

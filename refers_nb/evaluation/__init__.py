@@ -1,0 +1,1 @@
+"Statistics, fairness, written reports, representations and experiments. Imports everything but the commands."

@@ -1,0 +1,1 @@
+"Losses, metrics, optimisers, callbacks, Learners and baselines. Imports the ground, `data` and `models`."
