@@ -248,9 +248,9 @@ def test_progress_is_silent_where_no_terminal_is(clean):
 
 def test_precision_follows_the_processor(monkeypatch):
     import torch
-    monkeypatch.setattr(core, '_cpu_has_bf16', lambda: True)
+    monkeypatch.setattr(core, 'cpu_has_bf16', lambda: True)
     assert get_dtype('auto', 'cpu') is torch.bfloat16 and get_dtype('fp32', 'cpu') is torch.float32
-    monkeypatch.setattr(core, '_cpu_has_bf16', lambda: False)
+    monkeypatch.setattr(core, 'cpu_has_bf16', lambda: False)
     assert get_dtype('auto', 'cpu') is torch.float32 and get_dtype('bf16', 'cpu') is torch.bfloat16
     assert get_dtype('auto', 'mps') is torch.float32
     with pytest.raises(InputError): get_dtype('half')
