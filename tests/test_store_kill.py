@@ -49,7 +49,7 @@ class Build:
 # ---- killed before a change of a file
 
 def complete_after_kill(build, k, killed, expected):
-    "Kill a build before change number k, if it has so many; what it left opens whole or says so, and a build completes it"
+    "Kill a build before change number k, if it has so many: what it left opens whole or says so, and is completed"
     if not killed(k, build): return False
     try: assert len(ImageStore(build.out)) > 0
     except InputError as e: assert 'build' in str(e)
@@ -99,7 +99,7 @@ def changed_store(tmp_path, monkeypatch):
     return build, reset, expected
 
 
-each_kind = pytest.mark.parametrize('kind,at_least', [(new_store, 15), (changed_store, 10)], ids=lambda o: getattr(o, '__name__', ''))
+each_kind = pytest.mark.parametrize('kind,at_least', [(new_store, 15), (changed_store, 10)], ids=['new', 'changed'])
 
 
 @each_kind
@@ -130,7 +130,7 @@ import refers_nb.data.store as R
 root, out, n, kill, who = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 write, written = R.Staging.write, [0]
 def dying(self, batch):
-    "Write one batch from the workers; before batch number `kill` the process dies, or the whole group, the batches before it being in the journal or not"
+    "Write a batch; before batch number `kill` the process or its group dies, every other batch being in the journal"
     if written[0] == kill: os.kill(os.getpid() if who == 'parent' else 0, signal.SIGKILL)
     write(self, batch)
     if written[0] % 2: self.sync()
@@ -243,7 +243,8 @@ def test_a_store_of_an_earlier_version_is_built_again_and_that_is_told(tmp_path,
     assert len(ImageStore(build.out)) == 6 # it can still be read
     assert 'version' not in capsys.readouterr().err
     build()
-    assert f'{build.out}: an image store of another version; every radiograph is decoded again' in capsys.readouterr().err
+    told = f'{build.out}: an image store of another version; every radiograph is decoded again\n'
+    assert told in capsys.readouterr().err
     assert content(build.out) == expected
 
 
