@@ -29,12 +29,19 @@ TWO = dict(fractions=(.5, 1.), seeds=(0, 1))
 
 @pytest.fixture(scope='module')
 def phantoms(tmp_path_factory):
-    "Prepared phantoms, and one table of eight trials, trained here"
+    "Prepared phantoms, and a table of eight trials of which four are trained here: `b` is `a` once more"
     from refers_nb.data.prepare import prepare
     d = tmp_path_factory.mktemp('trials')
     prepare('phantom', 60, d/'data', size=32, valid=.2, test=.5, workers=1)
-    res = label_efficiency(d/'data', STARTS, d/'whole', **TWO, **FEW)
-    return d/'data', res, pd.read_parquet(d/'whole'/'predictions.parquet')
+    res = label_efficiency(d/'data', dict(a='random'), d/'whole', **TWO, **FEW)
+    predictions = pd.read_parquet(d/'whole'/'predictions.parquet')
+    return d/'data', twice(res), twice(predictions)
+
+
+def twice(df): return pd.concat([df, df.assign(init='b')], ignore_index=True)
+
+
+def of_a(df): return df[df['init'] == 'a']
 
 
 def same(found, want): pd.testing.assert_frame_equal(found, want, rtol=1e-4, atol=1e-4)
@@ -52,17 +59,18 @@ def test_a_run_that_fails_in_the_middle_goes_on_with_what_is_missing(phantoms, t
     data, want, predictions = phantoms
     real, ran = experiments.run_trial, []
     def failing(trial):
-        if len(ran) == 3: raise OSError('no space left on device')
+        if len(ran) == 2: raise OSError('no space left on device')
         ran.append(trial)
         real(trial)
     monkeypatch.setattr(experiments, 'run_trial', failing)
-    with pytest.raises(OSError, match='no space'): label_efficiency(data, STARTS, tmp_path, **TWO, **FEW)
+    one = dict(a='random')
+    with pytest.raises(OSError, match='no space'): label_efficiency(data, one, tmp_path, **TWO, **FEW)
     monkeypatch.undo()
     done = times(tmp_path)
-    assert len(done) == 3 and not (tmp_path/'results.csv').exists()
-    same(label_efficiency(data, STARTS, tmp_path, **TWO, **FEW), want)
-    assert {o: t for o, t in times(tmp_path).items() if o in done} == done and len(times(tmp_path)) == 8
-    same(pd.read_parquet(tmp_path/'predictions.parquet'), predictions)
+    assert len(done) == 2 and not (tmp_path/'results.csv').exists()
+    same(label_efficiency(data, one, tmp_path, **TWO, **FEW), of_a(want))
+    assert {o: t for o, t in times(tmp_path).items() if o in done} == done and len(times(tmp_path)) == 4
+    same(pd.read_parquet(tmp_path/'predictions.parquet'), of_a(predictions))
 
 
 def processes(word):
@@ -133,16 +141,16 @@ def test_threads_do_not_share_random_numbers(phantoms, tmp_path, monkeypatch):
 
 def test_shards_together_are_the_whole(phantoms, tmp_path):
     data, want, predictions = phantoms
-    def call(shard): return label_efficiency(data, STARTS, tmp_path, shard=shard, **TWO, **FEW)
-    none = call('9/9')                                      # more shards than trials
-    assert len(none) == 0 and none.attrs['trials'] == 8
+    def call(shard): return label_efficiency(data, dict(a='random'), tmp_path, shard=shard, **TWO, **FEW)
+    none = call('5/5')                                      # more shards than trials
+    assert len(none) == 0 and none.attrs['trials'] == 4
     parts = [call(f'{i}/3') for i in (3, 1)]
-    assert [len(o) for o in parts] == [2, 5] and parts[0].attrs['trials'] == 8
+    assert [len(o) for o in parts] == [1, 3] and parts[0].attrs['trials'] == 4
     assert not (tmp_path/'results.csv').exists()
-    same(call('2/3'), want)
-    same(pd.read_csv(tmp_path/'results.csv'), want)
-    same(pd.read_parquet(tmp_path/'predictions.parquet'), predictions)
-    assert len(call('8/8')) == 8                            # nothing to do
+    same(call('2/3'), of_a(want))
+    same(pd.read_csv(tmp_path/'results.csv'), of_a(want))
+    same(pd.read_parquet(tmp_path/'predictions.parquet'), of_a(predictions))
+    assert len(call('4/4')) == 4                            # nothing to do
 
 
 def test_several_sets_are_tables_of_their_own(phantoms, tmp_path):

@@ -8,7 +8,8 @@ from sklearn.metrics import roc_auc_score
 
 from refers_nb.cli import refers_evaluate
 from refers_nb.core import InputError
-from refers_nb.evaluation.compare import read_runs, run_fairness
+from refers_nb.evaluation.compare import run_fairness
+from refers_nb.evaluation.predictions import read_runs
 from refers_nb.evaluation.fairness import known_and_training, known_of, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table, stratified, stratified_auroc, subgroup_table, subgroup_tests
 from refers_nb.data.sources.nih14 import nih14
 from refers_nb.evaluation.statistics import delong, holm
@@ -272,6 +273,7 @@ def test_runs_of_studies(data, tmp_path):
 
 # Real images
 
+@pytest.mark.slow
 def test_pneumonia_images_of_nih_are_confounded_with_the_projection():
     "In the 781 images the sick are more often PA; in the whole release it is the other way round"
     if not NIH.is_dir(): pytest.skip('../shared/data/nih_chestxray14 is not here')

@@ -8,11 +8,17 @@ from scipy.stats import f as f_dist, norm, t as student
 from sklearn.metrics import auc, average_precision_score, brier_score_loss, roc_auc_score
 
 from refers_nb.core import InputError
+from refers_nb.evaluation.calibration import (
+    calibration_error, metrics_table, plot_reliability, plot_roc, reliability, sensitivity_at,
+)
+from refers_nb.evaluation.statistics import (
+    DeLong, auroc_interval, auroc_table, bootstrap_auroc, bootstrap_interval, delong, delong_test, difference_test,
+    holm, paired_seeds, seed_patient_test,
+)
 from refers_nb.training.metrics import auroc, macro_auroc
-from refers_nb.evaluation.statistics import DeLong, auroc_interval, auroc_table, bootstrap_auroc, bootstrap_interval, delong, delong_test, difference_test, holm, paired_seeds, seed_patient_test
-from refers_nb.evaluation.calibration import calibration_error, metrics_table, plot_reliability, plot_roc, reliability, sensitivity_at
 
 nan = np.nan
+def slow(*args): return pytest.param(*args, marks=pytest.mark.slow)
 
 
 def binormal(rng, n, auc, share=.3, c=1, images=1, icc=0.):
@@ -158,7 +164,9 @@ def test_patients_must_be_given_for_every_image():
 
 # Simulation: 2,000 repetitions tell 95 % to half a percent
 
-@pytest.mark.parametrize('area,n,kwargs', [(.8, 200, {}), (.95, 100, {}), (.6, 120, dict(share=.5)), (.75, 1000, dict(share=.03)), (.8, 400, dict(images=4, icc=.6))])
+@pytest.mark.parametrize('area,n,kwargs', [
+    (.8, 200, {}), (.95, 100, {}), slow(.6, 120, dict(share=.5)), slow(.75, 1000, dict(share=.03)),
+    (.8, 400, dict(images=4, icc=.6))])
 def test_intervals_cover(area, n, kwargs):
     y,s,g = binormal(np.random.default_rng(0), n, area, c=2000, **kwargs)
     t = auroc_table(y, s, g).iloc[:-1]
@@ -167,29 +175,39 @@ def test_intervals_cover(area, n, kwargs):
     assert below < .05 and above < .05
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(images=3, icc=.6)])
-def test_bootstrap_covers(kwargs):
-    y,s,g = binormal(np.random.default_rng(0), 300, .8, c=1000, **kwargs)
-    low,high = bootstrap_interval(bootstrap_auroc(y, s, g, reps=400))[:, :-1]
+@pytest.mark.parametrize('n,c,kwargs', [
+    (300, 250, dict(images=3, icc=.6)), slow(300, 1000, {}), slow(300, 1000, dict(images=3, icc=.6))])
+def test_bootstrap_covers(n, c, kwargs):
+    y, s, g = binormal(np.random.default_rng(0), n, .8, c=c, **kwargs)
+    low, high = bootstrap_interval(bootstrap_auroc(y, s, g, reps=400))[:, :-1]
     assert .93 < ((low <= .8) & (.8 <= high)).mean() < .97
 
 
-def test_macro_mean_and_difference_cover_where_classes_and_models_go_together():
-    rng,k,r = np.random.default_rng(0),70,2000
-    shift,g = np.array([.8, 1., 1.2, 1.4]),np.repeat(np.arange(k), 3)
-    draw = lambda *shape: rng.normal(size=shape)
+@pytest.mark.parametrize('r', [500, slow(2000)])
+def test_macro_mean_and_difference_cover_where_classes_and_models_go_together(r):
+    rng, k = np.random.default_rng(0), 70
+    shift, g = np.array([.8, 1., 1.2, 1.4]), np.repeat(np.arange(k), 3)
+    def draw(*shape): return rng.normal(size=shape)
     y = (.6*draw(k, 1, r, 1) + .6*draw(k, 1, r, 4) + .5*draw(k, 3, r, 4) > .6).astype(float).reshape(3*k, r, 4)
     noise = (draw(k, 1, r, 1) + .5*draw(k, 1, r, 4) + draw(k, 3, r, 4)).reshape(3*k, r, 4)
-    scores = noise + shift*y,noise + draw(3*k, r, 4) + shift*y*np.sqrt(3.25/2.25)      # equally good
-    all_classes = [delong(y.reshape(3*k, -1), o.reshape(3*k, -1), g) for o in scores]
-    a,b = ([DeLong(d.auroc[i:i+4], d.contributions[:, i:i+4]).mean for i in range(0, 4*r, 4)] for d in all_classes)
+    equally_good = noise + draw(3*k, r, 4) + shift*y*np.sqrt(3.25/2.25)
+    scores = noise + shift*y, equally_good
+    def means(score):
+        "The mean over classes of every repetition"
+        d = delong(y.reshape(3*k, -1), score.reshape(3*k, -1), g)
+        return [DeLong(d.auroc[i:i + 4], d.contributions[:, i:i + 4]).mean for i in range(0, 4*r, 4)]
+    a, b = map(means, scores)
     row = auroc_table(y[:, 0], scores[0][:, 0], g).loc['mean']
-    assert (row.auroc, row.low, row.high) == pytest.approx((a[0].auroc[0], *auroc_interval(a[0].auroc, a[0].variance, [9], [9])[:, 0]))
-    area,var = (np.array([getattr(o, f)[0] for o in a]) for f in ('auroc', 'variance'))
-    low,high = auroc_interval(area, var, [9]*r, [9]*r)
+    ends = auroc_interval(a[0].auroc, a[0].variance, [9], [9])[:, 0]
+    assert (row.auroc, row.low, row.high) == pytest.approx((a[0].auroc[0], *ends))
+    area = np.array([o.auroc[0] for o in a])
+    var = np.array([o.variance[0] for o in a])
+    low, high = auroc_interval(area, var, [9]*r, [9]*r)
     true = norm.cdf(shift/np.sqrt(2*2.25)).mean()
-    diff = difference_test(np.hstack([x.contributions - z.contributions for x,z in zip(a, b)]), area - [o.auroc[0] for o in b])
-    for covered in ((low <= true) & (true <= high), (diff['low'] <= 0) & (0 <= diff['high'])): assert .93 < covered.mean() < .97
+    contributions = np.hstack([x.contributions - z.contributions for x, z in zip(a, b)])
+    diff = difference_test(contributions, area - [o.auroc[0] for o in b])
+    assert .93 < ((low <= true) & (true <= high)).mean() < .97
+    assert .93 < ((diff['low'] <= 0) & (0 <= diff['high'])).mean() < .97
 
 
 def test_equal_models_differ_in_one_case_of_twenty():
@@ -286,7 +304,7 @@ def test_seeds_and_patients_by_the_tables_of_obuchowski_and_rockette(images):
     assert (row.low, row.high) == pytest.approx((row.difference - half, row.difference + half))
 
 
-@pytest.mark.parametrize('s,kwargs', [(3, {}), (6, {}), (4, dict(images=3)), (4, dict(seeds=0.))])
+@pytest.mark.parametrize('s,kwargs', [(3, {}), slow(6, {}), slow(4, dict(images=3)), slow(4, dict(seeds=0.))])
 def test_over_seeds_and_patients_one_false_alarm_in_twenty(s, kwargs):
     "7,500 repetitions give 5.6, 5.6, 5.4 and 5.2 %, with two seeds 8.2 %; here 3,000, whose standard error is 0.4 %"
     y,x,_,g = seeded(np.random.default_rng(0), s, 120, 3000, **kwargs)
