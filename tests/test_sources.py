@@ -8,7 +8,8 @@ from PIL import Image
 from refers_nb.core import InputError
 from refers_nb.data.store import ImageStore
 from refers_nb.data.report import clean, report_text, sentences, swap_sides
-from refers_nb.data.sources.raw import EXPECTED, locate
+from refers_nb.data.sources.locate import locate
+from refers_nb.data.sources.raw import EXPECTED
 from refers_nb.data.sources.iu_xray import MESH, iu_xray, mesh_findings
 from refers_nb.data.lists import NIH14, VINBIG, list_differences, listed, released_lists
 from refers_nb.data.prepare import SOURCES, prepare, verify_checksums
