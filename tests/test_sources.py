@@ -122,7 +122,7 @@ def vin(root, n=20, dcm=False):
             if (i+r) % 3: rows.append(dict(image_id=f'{i:032x}', class_name=VINBIG[i % 14], class_id=0, rad_id=f'R{r+8}', x_min=1, y_min=2, x_max=30+r, y_max=40))
             else: rows.append(dict(image_id=f'{i:032x}', class_name='No finding', class_id=14, rad_id=f'R{r+8}', x_min=None, y_min=None, x_max=None, y_max=None))
         if dcm:
-            from test_radiograph import dicom
+            from radiograph_files import dicom
             (root/'train').mkdir(parents=True, exist_ok=True)
             dicom(root/'train'/f'{i:032x}.dicom', np.random.default_rng(i).integers(0, 4000, (50, 40)), **(dict(ViewPosition='AP') if i == 3 else {}))
         else: image(root/'train'/f'{i:032x}.png', i)
