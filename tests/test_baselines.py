@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from refers_nb.training.baselines import BASELINES, TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels
 from refers_nb.training.pretext import Restorer, SimCLR, nt_xent, patches, restoration_loss, swap_squares
 from refers_nb.training.callbacks import Checkpoint
-from refers_nb.cli import _starts, _vision
+from refers_nb.comparison import named_starts as _starts, shared_architecture as _vision
 from refers_nb.core import InputError
 from refers_nb.settings import settings
 from refers_nb.training.classifier import encoder_from
