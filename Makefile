@@ -1,13 +1,14 @@
 SHELL  := /bin/bash
 PYTHON ?= python3
 BIN    := .venv/bin
+TIMES  := .times
 unexport PYTHONPATH
 
-.PHONY: help demo test check wheel lab docs readme clean
+.PHONY: help demo test test-slow repository notebooks pytest wheel lab docs readme clean
 .DEFAULT_GOAL := help
 
 help:      # This list
-	@grep -E '^[a-z]+: .*#' Makefile | sed -E 's/^([a-z]+):.*# */make \1\t/' | expand -t 14
+	@grep -E '^[a-z-]+: .*#' Makefile | sed -E 's/^([a-z-]+):.*# */make \1\t/' | expand -t 16
 
 # The environment: the library from this folder, with the tools of its development, in the versions of constraints.txt.
 # `pip` makes it again when either file changes.
@@ -19,18 +20,34 @@ help:      # This list
 demo: .venv/.installed   # The whole method on phantoms, in minutes: demo/results.csv and demo/label_efficiency.png
 	$(BIN)/refers-demo --out demo
 
-# The two halves need nothing from each other and run side by side: one core waits for the disk while the other computes.
-test:      # Everything: notebooks and modules in step, every notebook, pytest, a wheel in an environment of its own
-	@$(MAKE) --no-print-directory -j2 check wheel
+# Every part runs with one thread a process, in a temporary folder that is removed, and notes its time in $(TIMES).
+define part
+@set -e; began=$$SECONDS; export OMP_NUM_THREADS=1 TMPDIR=$$(mktemp -d) PATH="$(CURDIR)/$(BIN):$$PATH"; \
+trap 'rm -rf "$$TMPDIR"' EXIT; echo "== $(1)"; $(2); printf '%6d s  %s\n' $$((SECONDS - began)) '$(1)' >> $(TIMES)
+endef
+
+# What one runs before every commit: every notebook, every module, the wheel. The long rest is `make test-slow`.
+test:      # Everything but the long series: about ten minutes on two cores
+	@rm -f $(TIMES)
+	@$(MAKE) --no-print-directory repository && $(MAKE) --no-print-directory notebooks && $(MAKE) --no-print-directory pytest && $(MAKE) --no-print-directory wheel
+	@echo 'Where the time went:' && cat $(TIMES) && rm -f $(TIMES)
+
+repository: .venv/.installed # Notebooks, modules, README, pages and packaging are in step
+	$(call part,repository,python -m pytest -n 2 tests/test_repository.py)
+
+notebooks: .venv/.installed  # Every notebook from a clean kernel
+	$(call part,notebooks,nbdev-test nbs --n-workers 2 --timing)
 
 # The files that take longest go first: two processes then end at about the same time.
-LONG := tests/test_resume.py tests/test_cli.py tests/test_evaluate.py
-check: export PATH := $(CURDIR)/$(BIN):$(PATH)
-check: .venv/.installed  # The same without the wheel; what the notebooks and tests write goes to a folder that is removed
-	@export OMP_NUM_THREADS=1 TMPDIR=$$(mktemp -d) && trap 'rm -rf "$$TMPDIR"' EXIT && set -x && \
-	$(BIN)/python -m pytest tests/test_repository.py && \
-	$(BIN)/nbdev-test nbs --n-workers 2 --timing && \
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONG) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
+LONG  := tests/test_resume.py tests/test_cli.py tests/test_experiments.py tests/test_baselines.py
+FILES  = $(filter $(LONG),$(wildcard tests/test_*.py)) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
+pytest: .venv/.installed     # What a notebook cannot show: processes, kills, ranks, mutated input
+	$(call part,pytest,python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(FILES))
+
+test-slow: .venv/.installed  # The rest: long fuzzing, long series of kills, coverage by simulation
+	@rm -f $(TIMES)
+	$(call part,slow tests,python -m pytest -n 2 --dist worksteal -m slow tests)
+	@cat $(TIMES) && rm -f $(TIMES)
 
 # A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
 # torch and its CUDA libraries, 6 GB, are hard links to the files of the first one; where links cannot be, pip installs them.
@@ -45,10 +62,9 @@ check: .venv/.installed  # The same without the wheel; what the notebooks and te
 
 wheel: .venv-wheel/.installed  # A wheel, installed elsewhere: every module imports and every command answers
 	@rm -rf build dist
-	.venv-wheel/bin/python -m pip wheel -q --no-deps -w dist .
-	.venv-wheel/bin/python -m pip install -q --no-deps --force-reinstall dist/refers_nb-*.whl
-	@rm -rf build
-	cd / && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR)
+	$(call part,wheel,( .venv-wheel/bin/python -m pip wheel -q --no-deps -w dist . && \
+		.venv-wheel/bin/python -m pip install -q --no-deps --force-reinstall dist/refers_nb-*.whl && rm -rf build && \
+		cd / && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR) ))
 
 lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only; LAB="..." are further options
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB) nbs
@@ -60,4 +76,4 @@ readme: .venv/.installed # README.md, from nbs/index.ipynb
 	$(BIN)/python tests/render.py readme
 
 clean:     # Remove what the other targets made
-	rm -rf .venv .venv-wheel build dist _docs demo *.egg-info
+	rm -rf .venv .venv-wheel .times build dist _docs demo *.egg-info

@@ -38,27 +38,35 @@ def prepared(args, tmp):
 
 def rate(f, studies, seconds):
     "Studies a second of `f` over shuffled studies, for about `seconds`"
-    rng,n,start = np.random.default_rng(0),0,time.perf_counter()
-    while (spent := time.perf_counter()-start) < seconds:
-        for rows in (studies[i] for i in rng.permutation(len(studies))[:8]):
-            f(rows)
+    rng = np.random.default_rng(0)
+    n, spent = 0, 0
+    start = time.perf_counter()
+    while spent < seconds:
+        for i in rng.permutation(len(studies))[:8]:
+            f(studies[i])
             n += 1
+        spent = time.perf_counter() - start
     return n/spent
 
 
 def main():
     args = parse()
     with tempfile.TemporaryDirectory() as tmp, ThreadPoolExecutor(max(args.workers, 1)) as pool:
-        df,store = prepared(args, Path(tmp))
-        resize_mode,root = store.index.attrs['resize_mode'],Path(df.attrs['root'])
-        paths,at = df['path'].tolist(),store.rows(df['path'])
+        df, store = prepared(args, Path(tmp))
+        resize_mode = store.index.attrs['resize_mode']
+        root = Path(df.attrs['root'])
+        paths = df['path'].tolist()
+        at = store.rows(df['path'])
         studies = [o[:args.views] for o in by_study(df)['rows']]
-        decode = lambda rows: np.stack(list(pool.map(lambda i: load_radiograph(root/paths[i], store.size, resize_mode), rows)))
-        read = lambda rows: store[at[rows]]
+        def load(i): return load_radiograph(root/paths[i], store.size, resize_mode)
+        def decode(rows): return np.stack(list(pool.map(load, rows)))
+        def read(rows): return store[at[rows]]
         for rows in studies[:20]: assert (decode(rows) == read(rows)).all(), 'the two sides give different pixels'
-        files,stored = rate(decode, studies, args.seconds),rate(read, studies, args.seconds)
-        kind = sorted(df['path'].map(lambda p: Path(p).suffix).unique())
-        print(f'{len(studies):,} studies, up to {args.views} views of {store.size} pixels, from {", ".join(kind)} files; same pixels on both sides')
+        files = rate(decode, studies, args.seconds)
+        stored = rate(read, studies, args.seconds)
+        kinds = ', '.join(sorted({Path(p).suffix for p in paths}))
+        print(f'{len(studies):,} studies, up to {args.views} views of {store.size} pixels, from {kinds} files; '
+              'same pixels on both sides')
         print(f'decoding the files ({args.workers} threads): {files:10,.0f} studies/s')
         print(f'image store (1 thread):        {stored:10,.0f} studies/s')
         print(f'ratio:                         {stored/files:10.1f}')

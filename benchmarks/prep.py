@@ -11,13 +11,16 @@ import argparse, os, subprocess, sys, tempfile, time
 from functools import partial
 from pathlib import Path
 
-import numpy as np, pandas as pd, pydicom
+import numpy as np
+import pandas as pd
+import pydicom
 from PIL import Image
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, JPEG2000Lossless
 
-import refers_nb.data.store as R
+from refers_nb.data.jobs import run_jobs
 from refers_nb.data.radiograph import load_radiograph
+from refers_nb.data.store import build_lock, commit, Decoded, decode_files, ImageStore, Staging, StoreSpec
 from refers_nb.phantom.phantoms import phantoms
 
 
@@ -38,10 +41,13 @@ def dicom(path, x, syntax):
     ds = pydicom.Dataset()
     ds.file_meta = FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = DigitalXRayImageStorageForPresentation, '1.2.3'
-    ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PixelRepresentation = *x.shape, 1, 0
+    ds.SOPClassUID = DigitalXRayImageStorageForPresentation
+    ds.SOPInstanceUID = '1.2.3'
+    ds.Rows, ds.Columns = x.shape
+    ds.SamplesPerPixel, ds.PixelRepresentation = 1, 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 12, 11
     ds.PhotometricInterpretation = 'MONOCHROME2'
-    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.WindowCenter, ds.WindowWidth = 16, 12, 11, 2048, 4096
+    ds.WindowCenter, ds.WindowWidth = 2048, 4096
     ds.PixelData = x.tobytes()
     if syntax != ExplicitVRLittleEndian: ds.compress(syntax, x)
     ds.save_as(path, enforce_file_format=True)
@@ -56,17 +62,23 @@ WRITERS = {
     'DICOM, JPEG 2000': ('dcm',  lambda p, x: dicom(p, x, JPEG2000Lossless)),
 }
 
-def eight(x): return Image.fromarray(np.rint(x/16).clip(0, 255).astype(np.uint8))
+
+def eight(x):
+    "12 bits as an 8-bit picture"
+    return Image.fromarray(np.rint(x/16).clip(0, 255).astype(np.uint8))
+
 
 def sources(root, args):
     "Files of each kind: enlarged phantoms with the noise of a detector, 12 bits"
-    rng,files = np.random.default_rng(0),{kind: [] for kind in WRITERS}
-    for i,o in enumerate(phantoms(args.files, size=512, seed=1).frontal):
+    rng = np.random.default_rng(0)
+    files = {kind: [] for kind in WRITERS}
+    for i, o in enumerate(phantoms(args.files, size=512, seed=1).frontal):
         x = np.array(Image.fromarray(o).resize((args.width, args.height), Image.Resampling.BICUBIC))*16.
         x = np.rint(x + rng.normal(0, 24, x.shape)).clip(0, 4095).astype(np.uint16)
-        for kind,(ext,write) in WRITERS.items():
-            files[kind].append(f"{kind.replace(', ', '_').replace(' ', '')}{i}.{ext}")
-            write(root/files[kind][-1], x)
+        for kind, (ext, write) in WRITERS.items():
+            name = f"{kind.replace(', ', '_').replace(' ', '')}{i}.{ext}"
+            write(root/name, x)
+            files[kind].append(name)
     return files
 
 
@@ -76,27 +88,32 @@ def decoder(path):
     with Image.open(path) as im: return np.asarray(im if im.mode[0] in 'LI' else im.convert('L'))
 
 
-def decode_all(root, names): return sum(decoder(root/o).size for o in names)
+def decode_all(root, names):
+    "Pixels of some files"
+    return sum(decoder(root/o).size for o in names)
+
 
 def best(rounds, *fs):
     "Least time of each function, taken in turns"
     times = [[] for _ in fs]
     for _ in range(rounds):
-        for t,f in zip(times, fs):
+        for t, f in zip(times, fs):
             start = time.perf_counter()
             f()
-            t.append(time.perf_counter()-start)
+            t.append(time.perf_counter() - start)
     return [min(t) for t in times]
 
 
 def shares(root, files, args):
+    "How much of the time of preparation is the decoder's"
+    spec = StoreSpec(args.size, 'letterbox')
     print(f'{"one core":18} {"MB a file":>9} {"decoder ms":>11} {"prepared ms":>12} {"images/s":>9} {"share":>6}')
-    for kind,names in files.items():
-        alone = lambda: [decoder(root/o) for o in names]
-        whole = lambda: R._decode(root, names, range(len(names)), args.size, 'letterbox')
-        a,b = best(args.rounds, alone, whole)
-        mb = sum((root/o).stat().st_size for o in names)/len(names)/1e6
-        print(f'{kind:18} {mb:9.1f} {1e3*a/len(names):11.1f} {1e3*b/len(names):12.1f} {len(names)/b:9.1f} {a/b:6.0%}')
+    for kind, names in files.items():
+        n = len(names)
+        alone, whole = best(args.rounds, partial(decode_all, root, names),
+                            partial(decode_files, root, names, range(n), spec))
+        mb = sum((root/o).stat().st_size for o in names)/n/1e6
+        print(f'{kind:18} {mb:9.1f} {1e3*alone/n:11.1f} {1e3*whole/n:12.1f} {n/whole:9.1f} {alone/whole:6.0%}')
 
 
 def scaling(root, files, args, tmp):
@@ -106,53 +123,69 @@ def scaling(root, files, args, tmp):
         o = files['PNG'][i % args.files]
         names.append(f'link{i}.png')
         os.symlink(root/o, root/names[-1])
-    build = lambda workers: R.ImageStore.build(names, root, Path(tempfile.mkdtemp(dir=tmp)), args.size, workers=workers)
-    parts = [(root, names[i:i+16]) for i in range(0, len(names), 16)]
-    bare = [lambda: [decode_all(*o) for o in parts], lambda: list(R._each(decode_all, parts, 2))]
-    one,two,bare1,bare2 = best(2*args.rounds, partial(build, 1), partial(build, 2), *bare)
+    def build(workers):
+        out = Path(tempfile.mkdtemp(dir=tmp))
+        return ImageStore.build(names, root, out, args.size, workers=workers)
+    batches = [(root, names[i:i + 16]) for i in range(0, len(names), 16)]
+    def decode_in_one(): return [decode_all(*o) for o in batches]
+    def decode_in_two(): return list(run_jobs(decode_all, batches, 2))
+    one, two, bare1, bare2 = best(2*args.rounds, partial(build, 1), partial(build, 2), decode_in_one, decode_in_two)
     start = os.times()
     store = build(2)
-    parent = os.times()
-    parent = parent.user + parent.system - start.user - start.system
+    end = os.times()
+    parent = end.user + end.system - start.user - start.system
     print(f'\nbuild of {len(names)} PNG: {one:.2f} s in one process, {two:.2f} s in two: {one/two:.2f} times '
           f'(decoders alone on this machine now: {bare1/bare2:.2f} times); of that the parent computes {parent:.2f} s')
     rng = np.random.default_rng(0)
     picks = [names[i] for i in rng.permutation(len(names))[:16]]
     rows = store.rows(picks)
-    read,load = best(args.rounds, lambda: [np.array(store[int(i)]) for i in np.tile(rows, 50)],
-                     lambda: [load_radiograph(root/o, args.size) for o in picks])
-    read,load = read/50/len(picks),load/len(picks)
+    def read_rows(): return [np.array(store[int(i)]) for i in np.tile(rows, 50)]
+    def load_files(): return [load_radiograph(root/o, args.size) for o in picks]
+    read, load = best(args.rounds, read_rows, load_files)
+    read = read/50/len(picks)
+    load = load/len(picks)
     print(f'an image: {1e6*read:.0f} us from the store, {1e3*load:.1f} ms from its PNG: {load/read:,.0f} times')
+
+
+def mimic_paths(rng, n):
+    "Paths as long as those of MIMIC-CXR"
+    h = rng.bytes(20*n).hex()
+    def name(i): return '-'.join(h[40*i + j:40*i + j + 8] for j in range(0, 40, 8))
+    paths = [f'files/p{10+i%10}/p{10_000_000+i//4}/s{50_000_000+i//2}/{name(i)}.jpg' for i in range(n)]
+    return pd.Series(paths, dtype='str')
 
 
 def large_store(out, n, size=16):
     "A store of noise, written and finished by the code that writes and finishes every store"
     rng = np.random.default_rng(0)
-    h = rng.bytes(20*n).hex()
-    name = lambda i: '-'.join(h[40*i+j:40*i+j+8] for j in range(0, 40, 8))
-    paths = [f'files/p{10+i%10}/p{10_000_000+i//4}/s{50_000_000+i//2}/{name(i)}.jpg' for i in range(n)]
-    paths = pd.Series(paths, dtype='str')
-    want = pd.DataFrame(dict(path=paths, bytes=rng.integers(10**5, 10**6, n), mtime_ns=rng.integers(0, 2**60, n)))
-    with R._lock(out):
-        work = R._Work(out, want, size, 'letterbox')
+    paths = mimic_paths(rng, n)
+    stamps = dict(bytes=rng.integers(10**5, 10**6, n), mtime_ns=rng.integers(0, 2**60, n))
+    with build_lock(out):
+        staging = Staging(out, pd.DataFrame(dict(path=paths) | stamps), StoreSpec(size, 'letterbox'))
         for rows in np.array_split(np.arange(n), -(-n//4096)):
             k = len(rows)
-            facts = np.stack([np.full(k, 3056), np.full(k, 2544), rng.integers(0, 2**63, k)], 1).astype(np.uint64)
-            work.write(rows, rng.integers(0, 256, (k, size, size), dtype=np.uint8), facts, {})
-        work.sync(), work.finish(size, 'letterbox'), R._commit(out)
+            facts = np.stack([np.full(k, 3056), np.full(k, 2544), rng.integers(0, 2**63, k)], 1)
+            images = rng.integers(0, 256, (k, size, size), dtype=np.uint8)
+            staging.write(Decoded(rows, images, facts.astype(np.uint64), {}))
+        staging.sync()
+        staging.finish()
+        commit(out)
     return paths
 
 
 def flatness(args, tmp):
+    "What a store of many images costs beside a small one"
     print()
     for n in (1000, args.studies):
         paths = large_store(tmp/f's{n}', n)
-        open_ms = 1e3*best(args.rounds, lambda: R.ImageStore(tmp/f's{n}'))[0]
-        store = R.ImageStore(tmp/f's{n}')
-        first = 1e3*best(1, lambda: store.row(paths[0]))[0]
+        open_ms = 1e3*best(args.rounds, partial(ImageStore, tmp/f's{n}'))[0]
+        store = ImageStore(tmp/f's{n}')
+        first = 1e3*best(1, partial(store.row, paths[0]))[0]
         rows = np.random.default_rng(1).integers(0, n, 20_000).tolist()
         picks = paths.iloc[rows[:2000]].tolist()
-        at,look = best(args.rounds, lambda: [np.array(store[i]) for i in rows], lambda: [store.row(o) for o in picks])
+        def read_images(): return [np.array(store[i]) for i in rows]
+        def find_paths(): return [store.row(o) for o in picks]
+        at, look = best(args.rounds, read_images, find_paths)
         print(f'store of {n:7,}: opened in {open_ms:5.1f} ms, first path found in {first:5.1f} ms; '
               f'then an image takes {1e6*at/len(rows):.1f} us, a path {1e6*look/len(picks):.0f} us')
 
@@ -172,21 +205,26 @@ def memory(args, tmp):
     if not Path('/proc/self/status').exists(): return
     root = tmp/'many'
     root.mkdir()
-    for i,o in enumerate(phantoms(100, size=64, seed=2).frontal): Image.fromarray(o).save(root/f'{i}.png')
+    for i, o in enumerate(phantoms(100, size=64, seed=2).frontal): Image.fromarray(o).save(root/f'{i}.png')
     for i in range(100, args.many): os.link(root/f'{i % 100}.png', root/f'{i}.png')
-    for workers,n in ((1, args.many//10), (1, args.many), (2, args.many)):
+    for workers, n in ((1, args.many//10), (1, args.many), (2, args.many)):
         cmd = [sys.executable, '-c', CHILD, str(n), str(root), tempfile.mkdtemp(dir=tmp), str(args.size), str(workers)]
         peak = int(subprocess.run(cmd, check=True, capture_output=True, text=True).stdout)/1024
-        print(f'build of {n:6,} files, {n*args.size**2/1e6:6,.0f} MB of images, workers={workers}: {peak:.0f} MiB at most')
+        print(f'build of {n:6,} files, {n*args.size**2/1e6:6,.0f} MB of images, workers={workers}: '
+              f'{peak:.0f} MiB at most')
 
 
 def main():
     args = parse()
     with tempfile.TemporaryDirectory() as tmp:
-        tmp,root = Path(tmp),Path(tmp)/'files'
+        tmp = Path(tmp)
+        root = tmp/'files'
         root.mkdir()
         files = sources(root, args)
-        shares(root, files, args), scaling(root, files, args, tmp), flatness(args, tmp), memory(args, tmp)
+        shares(root, files, args)
+        scaling(root, files, args, tmp)
+        flatness(args, tmp)
+        memory(args, tmp)
 
 
 if __name__ == '__main__': main()

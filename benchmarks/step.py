@@ -5,20 +5,27 @@ for each of three views, float32, the matching loss as a loop over the batch. Bo
 ViT-B/16 at 224 pixels, BERT-base, decoder L1 H1024 A16 F4096), the same batch and the same optimiser.
 
     python benchmarks/step.py                 # base, batch 4, three views
-    python benchmarks/step.py --bs 64         # on a GPU also: images a second, peak memory, share of the matrix rate
+    python benchmarks/step.py --bs 64         # on a GPU also: images per second, peak memory, share of the matrix rate
 """
-import argparse, json, statistics, time, warnings
+import argparse
+import json
+import statistics
+import time
+import warnings
 warnings.filterwarnings('ignore')
-import timm, torch, torch.nn.functional as F
+import timm
+import torch
+import torch.nn.functional as F
 from torch import nn
 from transformers import BertConfig, BertModel
-from refers_nb.training.optim import adamw
-from refers_nb.training.callbacks import fuse_attention
 from refers_nb.core import get_device, get_dtype
-from refers_nb.training.losses import RefersLoss
 from refers_nb.models.refers import Output, refers_groups, refers_model
+from refers_nb.training.callbacks import fuse_attention
+from refers_nb.training.losses import RefersLoss
+from refers_nb.training.optim import adamw
 
 VOCAB = 10_000
+
 
 class Plain(nn.Module):
     "The method in plain PyTorch, one view after the other"
@@ -26,94 +33,153 @@ class Plain(nn.Module):
         super().__init__()
         self.vit = timm.create_model('vit_base_patch16_224', num_classes=0)
         self.gates = nn.ModuleList([nn.Linear(3*d, 1) for _ in range(3)])
-        self.memory,self.words,self.positions = nn.Linear(d, w),nn.Embedding(VOCAB, w),nn.Embedding(100, w)
+        self.memory = nn.Linear(d, w)
+        self.words = nn.Embedding(VOCAB, w)
+        self.positions = nn.Embedding(100, w)
         self.norm = nn.LayerNorm(w)
         self.decoder = nn.TransformerDecoderLayer(w, 16, 4096, activation='gelu', batch_first=True)
-        self.bert,self.proj = BertModel(BertConfig(vocab_size=VOCAB)),nn.Linear(d, 3*d)
+        self.bert = BertModel(BertConfig(vocab_size=VOCAB))
+        self.proj = nn.Linear(d, 3*d)
 
-    def forward(self, views, report):
-        tokens = [self.vit.forward_features(views[:, i]) for i in range(3)]       # three forwards
+    def fuse(self, tokens):
+        "Memory (bs, 3*p, w) from the tokens of three views, each (bs, 1+p, d)"
         patches = [o[:, 1:] + o[:, :1] for o in tokens]
-        joint = torch.cat(patches, -1)
-        memory = self.memory(torch.cat([o*torch.sigmoid(g(joint)) for o,g in zip(patches, self.gates)], 1))
+        joint = torch.cat(patches, -1)                                            # (bs, p, 3*d)
+        weighted = [o*torch.sigmoid(gate(joint)) for o, gate in zip(patches, self.gates)]
+        return self.memory(torch.cat(weighted, 1))
+
+    def write(self, report, memory):
+        "Logits (bs, t, v)"
         t = report.shape[1]
         causal = nn.Transformer.generate_square_subsequent_mask(t, device=report.device)
-        x = self.norm(self.words(report) + self.positions.weight[:t])
-        logits = self.decoder(x, memory, tgt_mask=causal) @ self.words.weight.T
-        text = self.proj(self.bert(report, attention_mask=(report!=0).long()).pooler_output)
+        x = self.norm(self.words(report) + self.positions.weight[:t])             # (bs, t, w)
+        return self.decoder(x, memory, tgt_mask=causal) @ self.words.weight.T
+
+    def forward(self, views, report):
+        "Logits, study vectors and report vectors"
+        tokens = [self.vit.forward_features(views[:, i]) for i in range(3)]       # three forwards
+        logits = self.write(report, self.fuse(tokens))
+        text = self.proj(self.bert(report, attention_mask=(report != 0).long()).pooler_output)
         return logits, torch.cat([o[:, 0] for o in tokens], 1), text
 
+
 def plain_loss(logits, study, text, report, tau=.1, lam=.75):
+    "Both losses, matching as a loop over the batch"
     loss = F.cross_entropy(logits[:, :-1].transpose(1, 2), report[:, 1:], ignore_index=0)
-    for i in range(len(study)):                                                   # the loop over the batch
+    for i in range(len(study)):
         there = torch.stack([F.cosine_similarity(study[i], o, dim=0) for o in text])/tau
         back = torch.stack([F.cosine_similarity(o, text[i], dim=0) for o in study])/tau
-        loss = loss - (lam*there.log_softmax(0)[i] + (1-lam)*back.log_softmax(0)[i])/len(study)
+        match = lam*there.log_softmax(0)[i] + (1 - lam)*back.log_softmax(0)[i]
+        loss = loss - match/len(study)
     return loss
 
+
 def plain_step(dev, views, report):
+    "A function that makes one step of the plain model"
     model = Plain().to(dev).train()
     opt = torch.optim.AdamW(model.parameters(), lr=1e-4)
     views = views.expand(-1, -1, 3, -1, -1)                                       # grey as three channels
     def step():
         loss = plain_loss(*model(views, report), report)
-        loss.backward(); opt.step(); opt.zero_grad()
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
         return loss.item()
     return step
+
 
 def our_step(dev, views, report, dtype):
-    model,loss_func = refers_model('base', vocab=VOCAB).to(dev).train(),RefersLoss().to(dev)
-    opt,mask = adamw(refers_groups(model), lr=1e-4),torch.ones(views.shape[:2], dtype=torch.bool, device=dev)
-    if dtype!=torch.float32: fuse_attention(model, dev.type!='cpu')
+    "A function that makes one step of our model"
+    model = refers_model('base', vocab=VOCAB).to(dev).train()
+    crit = RefersLoss().to(dev)
+    opt = adamw(refers_groups(model), lr=1e-4)
+    mask = torch.ones(views.shape[:2], dtype=torch.bool, device=dev)
+    mixed = dtype != torch.float32
+    if mixed: fuse_attention(model, dev.type != 'cpu')
     def step():
-        with torch.autocast(dev.type, dtype, enabled=dtype!=torch.float32): out = model(views, mask, report)
-        loss = loss_func(Output(*[o.float() for o in out]), report)
-        loss.backward(); opt.step(); opt.zero_grad()
+        with torch.autocast(dev.type, dtype, enabled=mixed): out = model(views, mask, report)
+        loss = crit(Output(*[o.float() for o in out]), report)
+        loss.backward()
+        opt.step()
+        opt.zero_grad()
         return loss.item()
     return step
 
+
+def wait(dev):
+    "Until the device has done all it was told"
+    if dev.type == 'cuda': torch.cuda.synchronize()
+
+
 def timed(step, dev):
-    if dev.type=='cuda': torch.cuda.synchronize()
-    start = time.perf_counter(); step()
-    if dev.type=='cuda': torch.cuda.synchronize()
-    return time.perf_counter()-start
+    "Seconds of one step"
+    wait(dev)
+    start = time.perf_counter()
+    step()
+    wait(dev)
+    return time.perf_counter() - start
+
 
 def matrix_rate(dev, dtype, n=8192, reps=20):
-    "Measured rate of square matrix products, FLOP a second"
-    a,b = (torch.randn(n, n, device=dev, dtype=dtype) for _ in range(2))
+    "Measured rate of square matrix products, FLOP per second"
+    a, b = (torch.randn(n, n, device=dev, dtype=dtype) for _ in range(2))
     for _ in range(3): a @ b
-    torch.cuda.synchronize(); start = time.perf_counter()
-    for _ in range(reps): a @ b
-    torch.cuda.synchronize()
-    return 2*n**3*reps/(time.perf_counter()-start)
+    def products():
+        for _ in range(reps): a @ b
+    return 2*n**3*reps/timed(products, dev)
+
+
+def gpu_figures(step, seconds, dev, dtype):
+    "Peak memory of a step, its rate, and its share of the rate of matrix products"
+    from torch.utils.flop_counter import FlopCounterMode
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    peak = torch.cuda.max_memory_allocated()/2**30
+    with FlopCounterMode(display=False) as counter: step()
+    rate = matrix_rate(dev, dtype)
+    own_rate = counter.get_total_flops()/seconds
+    return dict(peak_gib=peak, matrix_tflops=rate/1e12, step_tflops=own_rate/1e12, share=own_rate/rate)
+
+
+def show_profile(step, dev):
+    "Print where the time of a step goes"
+    from torch.profiler import profile
+    with profile() as prof: step()
+    order = f'self_{dev.type}_time_total'
+    print(prof.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=50))
+
+
+def arguments():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument('--bs', type=int, default=4, help='studies per batch, three views each')
+    p.add_argument('--reps', type=int, default=5, help='timed steps of each, taken in turn')
+    p.add_argument('--device', default='auto')
+    p.add_argument('--precision', default='auto')
+    p.add_argument('--profile', action='store_true', help='also print where the time of our step goes')
+    return p.parse_args()
+
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument('--bs', type=int, default=4, help='studies a batch, three views each')
-    p.add_argument('--reps', type=int, default=5, help='timed steps of each, taken in turn')
-    p.add_argument('--device', default='auto'); p.add_argument('--precision', default='auto')
-    p.add_argument('--profile', action='store_true', help='also print where the time of our step goes')
-    a = p.parse_args()
-    dev = get_device(a.device); dtype = get_dtype(a.precision, dev)
+    a = arguments()
+    dev = get_device(a.device)
+    dtype = get_dtype(a.precision, dev)
     torch.manual_seed(0)
-    views,report = torch.randn(a.bs, 3, 1, 224, 224, device=dev),torch.randint(4, VOCAB, (a.bs, 100), device=dev)
-    plain,ours = plain_step(dev, views, report),our_step(dev, views, report, dtype)
-    for step in (plain, ours): step()                                              # warm up
-    times = [(timed(plain, dev), timed(ours, dev)) for _ in range(a.reps)]         # in turn: noise hits both
-    plain_s,our_s = (statistics.median(o) for o in zip(*times))
-    res = dict(bs=a.bs, device=dev.type, threads=torch.get_num_threads(), precision=str(dtype), plain_s=plain_s, ours_s=our_s,
-               ratio=statistics.median(x/y for x,y in times), images_per_s=3*a.bs/our_s)
-    if dev.type=='cuda':
-        from torch.utils.flop_counter import FlopCounterMode
-        del plain; torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats()
-        ours(); res['peak_gib'] = torch.cuda.max_memory_allocated()/2**30
-        with FlopCounterMode(display=False) as fc: ours()
-        rate = matrix_rate(dev, dtype)
-        res.update(matrix_tflops=rate/1e12, step_tflops=fc.get_total_flops()/our_s/1e12, share=fc.get_total_flops()/our_s/rate)
+    views = torch.randn(a.bs, 3, 1, 224, 224, device=dev)
+    report = torch.randint(4, VOCAB, (a.bs, 100), device=dev)
+    plain = plain_step(dev, views, report)
+    ours = our_step(dev, views, report, dtype)
+    for step in (plain, ours): step()                                             # warm up
+    times = [(timed(plain, dev), timed(ours, dev)) for _ in range(a.reps)]        # in turn: noise hits both
+    plain_s, our_s = (statistics.median(o) for o in zip(*times))
+    res = dict(bs=a.bs, device=dev.type, threads=torch.get_num_threads(), precision=str(dtype),
+               plain_s=plain_s, ours_s=our_s, ratio=statistics.median(x/y for x, y in times),
+               images_per_s=3*a.bs/our_s)
+    if dev.type == 'cuda':
+        del plain, step                                                           # frees its memory
+        res.update(gpu_figures(ours, our_s, dev, dtype))
     print(json.dumps(res, indent=1))
-    if a.profile:
-        from torch.profiler import profile
-        with profile() as prof: ours()
-        print(prof.key_averages().table(sort_by=f'self_{dev.type}_time_total', row_limit=25, max_name_column_width=50))
+    if a.profile: show_profile(ours, dev)
 
-if __name__=='__main__': main()
+
+if __name__ == '__main__': main()

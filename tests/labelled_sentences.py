@@ -1,8 +1,13 @@
-"""Sentences of chest radiograph reports, written for this project, with what a reader takes from each: 1 present, 0 absent, -1 uncertain, nothing where not spoken of.
-HELD_OUT was written before the labeller had a line of code: its first draft read 27 of 30 as wanted, and 28 when it was mended for SENTENCES; then one of the two misses was mended."""
+"""Sentences of chest radiograph reports, written for this project, with what a reader takes from each:
+1 present, 0 absent, -1 uncertain, nothing where not spoken of.
 
-SHORT = dict(ecm='Enlarged Cardiomediastinum', cm='Cardiomegaly', op='Lung Opacity', les='Lung Lesion', edema='Edema', cons='Consolidation',
-             pna='Pneumonia', atel='Atelectasis', ptx='Pneumothorax', eff='Pleural Effusion', pl='Pleural Other', fx='Fracture', dev='Support Devices')
+HELD_OUT was written before the labeller had a line of code: its first draft read 27 of 30 as wanted, and
+28 when it was mended for SENTENCES; then one of the two misses was mended."""
+
+SHORT = dict(
+    ecm='Enlarged Cardiomediastinum', cm='Cardiomegaly', op='Lung Opacity', les='Lung Lesion', edema='Edema',
+    cons='Consolidation', pna='Pneumonia', atel='Atelectasis', ptx='Pneumothorax', eff='Pleural Effusion',
+    pl='Pleural Other', fx='Fracture', dev='Support Devices')
 
 HELD_OUT = '''
 Interval removal of the right chest tube with no evidence of residual pneumothorax. | dev 0, ptx 0
@@ -187,7 +192,12 @@ The heart is obscured by a large effusion. | eff 1
 Right upper lobe volume loss. |
 '''
 
+
 def read(lines):
     "[(sentence, {finding: value})]"
-    rows = [o.rsplit('|', 1) for o in lines.strip().split('\n')]
-    return [(s.strip(), {SHORT[k]: int(v) for k,v in (o.split() for o in said.split(',') if o.strip())}) for s,said in rows]
+    rows = []
+    for line in lines.strip().split('\n'):
+        sentence, _, said = line.rpartition('|')
+        values = [o.split() for o in said.split(',') if o.strip()]
+        rows.append((sentence.strip(), {SHORT[short]: int(value) for short,value in values}))
+    return rows

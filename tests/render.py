@@ -1,5 +1,7 @@
 "README.md and web pages, written from the notebooks through nbconvert: python tests/render.py readme|docs"
-import re, shutil, sys
+import re
+import shutil
+import sys
 from pathlib import Path
 
 import nbformat
@@ -32,32 +34,34 @@ def from_root(link):
 
 def readme():
     "(Text of README.md, {path: bytes} of the pictures that its cells made)"
-    text,res = MarkdownExporter().from_notebook_node(load(NBS/'index.ipynb'))
+    text, res = MarkdownExporter().from_notebook_node(load(NBS/'index.ipynb'))
     pictures = {}
-    for name,data in (res.get('outputs') or {}).items():
+    for name, data in (res.get('outputs') or {}).items():
         pictures[NBS/'images'/f'index_{name}'] = data
         text = text.replace(f'({name})', f'(images/index_{name})')
     return relink(text.strip(), from_root) + '\n', pictures
 
 
 def write_readme():
-    text,pictures = readme()
-    (ROOT/'README.md').write_text(text)
-    for path,data in pictures.items(): path.write_bytes(data)
+    text, pictures = readme()
+    (ROOT/'README.md').write_text(text, encoding='utf-8')
+    for path, data in pictures.items(): path.write_bytes(data)
 
 
 def docs(out=ROOT/'_docs'):
-    "One HTML page a notebook, links between notebooks turned into links between pages"
+    "One HTML page per notebook, links between notebooks turned into links between pages"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(NBS, out/'nbs', ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*', '*.py'))
+    exporter = HTMLExporter()
     for path in [*sorted(NBS.rglob('*.ipynb')), *sorted((ROOT/'data_prep').glob('*.ipynb'))]:
         if '.ipynb_checkpoints' in path.parts: continue
-        page,_ = HTMLExporter().from_notebook_node(load(path), resources=dict(metadata=dict(name=path.stem)))
+        page, _ = exporter.from_notebook_node(load(path), resources=dict(metadata=dict(name=path.stem)))
         dest = (out/path.relative_to(ROOT)).with_suffix('.html')
         dest.parent.mkdir(parents=True, exist_ok=True)
-        dest.write_text(relink(page, lambda o: re.sub(r'\.ipynb(?=#|$)', '.html', o)))
+        dest.write_text(relink(page, lambda o: re.sub(r'\.ipynb(?=#|$)', '.html', o)), encoding='utf-8')
     (out/'index.html').write_text('<meta http-equiv="refresh" content="0; url=nbs/index.html">\n')
     return out
 
 
-if __name__ == '__main__': dict(readme=write_readme, docs=docs)[sys.argv[1]]()
+if __name__ == '__main__':
+    dict(readme=write_readme, docs=docs)[sys.argv[1]]()

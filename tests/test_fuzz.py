@@ -17,7 +17,7 @@ from refers_nb.data.sources.vinbig import boxes
 from refers_nb.data.sources.folder import folder
 from refers_nb.data.sources.iu_xray import iu_xray
 from refers_nb.data.sources.mimic_cxr import mimic_cxr
-from test_radiograph import dataset
+from radiograph_files import dataset
 from test_sources import corona, indiana, lists, mimic, nih, openi, own, shen, vin
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, 'setitimer'), reason='needs signals, pipes and links')

@@ -1,118 +1,155 @@
 "The same numbers as elsewhere: the released model, `transformers`, `sentencepiece`, and one process in place of several"
-import json, random, subprocess, sys, zlib
+import json, random, re, subprocess, sys, zlib
 from pathlib import Path
 
 import numpy as np, pytest, torch
 from transformers import BertConfig, BertModel
 
 from refers_nb.core import InputError
-from refers_nb.models.formats import from_released, released_layout
-from refers_nb.training.losses import generation_loss, info_nce
-from refers_nb.models.refers import Refers, refers_config
 from refers_nb.data.tokens import Tokenizer
+from refers_nb.models.formats import from_released, released_layout
+from refers_nb.models.refers import Refers, refers_config
 from refers_nb.models.vision import to_layout
+from refers_nb.training.losses import generation_loss, info_nce
 
-SHARED = Path(__file__).parents[2]/'shared'
-LAYOUT,VOCAB = SHARED/'parity/reference_layout.json',SHARED/'data/refers_release/mimic_10k.model'
-reference = json.loads(LAYOUT.read_text()) if LAYOUT.exists() else {}
-needs_reference = pytest.mark.skipif(not reference, reason='the parity numbers (../shared/parity) are not here')
-needs_vocabulary = pytest.mark.skipif(not VOCAB.exists(), reason='the released vocabulary (../shared/data/refers_release) is not here')
+HERE = Path(__file__).parent
+VOCAB = HERE.parents[1]/'shared/data/refers_release/mimic_10k.model'
+needs_vocabulary = pytest.mark.skipif(not VOCAB.exists(), reason=f'the released vocabulary ({VOCAB.name}) is not here')
+slow = pytest.mark.slow
+
+# Outputs of the released code for weights and inputs that are drawn by a formula
+reference = json.loads((HERE/'reference_layout.json').read_text())
 
 
-def weight(key, shape, salt):
-    "The formula of the parity numbers"
-    x = np.random.default_rng(zlib.crc32((salt+key).encode())).standard_normal(shape).astype('float32')
-    return torch.from_numpy(1+.1*x if len(shape)==1 and key.endswith('weight') else (.05 if len(shape)==1 else .02)*x).float()
+# The released model
+
+def formula_weight(key, shape, salt):
+    "A tensor of the parity numbers: near one for scales, small for biases, smaller for matrices"
+    rng = np.random.default_rng(zlib.crc32((salt + key).encode()))
+    x = rng.standard_normal(shape).astype('float32')
+    if len(shape) > 1: x = .02*x
+    elif key.endswith('weight'): x = 1 + .1*x
+    else: x = .05*x
+    return torch.from_numpy(x).float()
 
 
 def formula_state(salt):
-    state = {k: weight(k, v, salt) for k,v in reference['keys'].items()}
+    "All weights of the released layout"
+    state = {k: formula_weight(k, shape, salt) for k, shape in reference['keys'].items()}
     return state | {'textual.output.weight': state['textual.embedding.words.weight']}
 
 
-def inputs(case):
+def formula_inputs(case):
     "Images, tokens, report vectors, study vectors, drawn in this order"
     rng = np.random.default_rng(case['seed'])
-    draw = lambda *shape: torch.from_numpy(rng.standard_normal(shape).astype('float32'))
+    def draw(*shape): return torch.from_numpy(rng.standard_normal(shape).astype('float32'))
     images = draw(2, 3, 3, 224, 224)
     rng.integers(4, 10000, (2, 20))
     report = draw(6, 2304)
     return images, torch.tensor(case['tokens']), report, draw(6, 2304)
 
 
-@needs_reference
-@pytest.mark.parametrize('i', [0, 1])
+@pytest.mark.parametrize('i', [0, pytest.param(1, marks=slow)])
 @torch.no_grad()
 def test_released_numbers(i):
     case = reference['cases'][i]
-    images,tokens,report,study = inputs(case)
-    model,seen = from_released(dict(model=formula_state(case['salt']))),{}
+    images, tokens, report, study = formula_inputs(case)
+    model = from_released(dict(model=formula_state(case['salt'])))
+    seen = {}
     model.vision.register_forward_hook(lambda m, x, o: seen.update(tokens=o))
     model.fusion.register_forward_hook(lambda m, x, o: seen.update(memory=o[0]))
     out = model((images, torch.ones(2, 3, dtype=torch.bool), tokens))
-    assert not model.training and out.text_embeds is None and model.vision.in_chans==3 and model.config['fusion']=='gate'
-    assert seen['tokens'].shape == (6, 197, 768) and [*seen['memory'].shape] == case['memory_shape']
+
+    assert not model.training and out.text_embeds is None
+    assert model.vision.in_chans == 3 and model.config['fusion'] == 'gate'
+    assert seen['tokens'].shape == (6, 197, 768)
+    assert [*seen['memory'].shape] == case['memory_shape']
     assert [*out.image_embeds.shape] == case['study_global_shape']
+
     x = seen['tokens'].view(2, 3, 197, 768)
-    entries = dict(cls_first8=x[:, :, 0, :8], patch100_first8=x[:, :, 101, :8], study_global_first8=out.image_embeds[:, :8],
+    entries = dict(
+        cls_first8=x[:, :, 0, :8], patch100_first8=x[:, :, 101, :8],
+        study_global_first8=out.image_embeds[:, :8],
         logits_step0_first8=out.logits[:, 0, :8], logits_step10_first8=out.logits[:, 10, :8],
         view_weight_patch0=out.view_weights[:, :, 0], view_weight_mean=out.view_weights.mean(2))
-    scalars = dict(feature_norm=x.norm(dim=(2, 3)), memory_norm=seen['memory'].norm(dim=(1, 2)),
-        logits_norm=torch.stack([o[:n].norm() for o,n in zip(out.logits, case['lengths'])]),
-        generation_loss=generation_loss(out.logits, tokens), info_nce_tau0_1_lambda0_75=info_nce(study, report))
-    for k,o in entries.items(): np.testing.assert_allclose(o, case[k], rtol=0, atol=1e-4, err_msg=k)
-    for k,o in scalars.items(): np.testing.assert_allclose(o, case[k], rtol=1e-4, err_msg=k)
+    for name, value in entries.items():
+        np.testing.assert_allclose(value, case[name], rtol=0, atol=1e-4, err_msg=name)
+
+    logits_norm = [logits[:n].norm() for logits, n in zip(out.logits, case['lengths'])]
+    scalars = dict(
+        feature_norm=x.norm(dim=(2, 3)), memory_norm=seen['memory'].norm(dim=(1, 2)),
+        logits_norm=torch.stack(logits_norm), generation_loss=generation_loss(out.logits, tokens),
+        info_nce_tau0_1_lambda0_75=info_nce(study, report))
+    for name, value in scalars.items():
+        np.testing.assert_allclose(value, case[name], rtol=1e-4, err_msg=name)
 
 
 @pytest.fixture(scope='module')
 def small():
     "A small state dict in the released layout without a report encoder, and the model that it was made of"
     torch.manual_seed(0)
-    model = Refers(dict(refers_config('tiny', vocab=60, size=32, in_chans=3, fusion='gate', decoder=dict(ff=96), max_len=20), text=None)).eval()
+    config = refers_config('tiny', vocab=60, size=32, in_chans=3, fusion='gate', decoder=dict(ff=96), max_len=20)
+    model = Refers(dict(config, text=None)).eval()
     state = to_layout(model.state_dict(), released_layout())
-    return state | {'textual.output.weight': state['textual.embedding.words.weight']},model
+    return state | {'textual.output.weight': state['textual.embedding.words.weight']}, model
 
 
-@needs_reference
 def test_names_are_the_released_ones(small):
     assert small[0].keys() == reference['keys'].keys()
 
 
-@torch.no_grad()
-def test_report_encoder_is_that_of_transformers(small):
-    torch.manual_seed(1)
-    bert = BertModel(BertConfig(vocab_size=90, hidden_size=128, num_hidden_layers=2, num_attention_heads=2, intermediate_size=200)).eval()
-    fc = torch.nn.Linear(128, 3*192)
-    text = {'text_encoder.'+k: v for k,v in bert.state_dict().items()} | {'fc.'+k: v for k,v in fc.state_dict().items()}
-    text['text_encoder.embeddings.position_ids'] = torch.arange(512)[None]
-    model = from_released(small[0] | {'contrastive_bert.'+k: v for k,v in text.items()})
-    views,mask,report = torch.randn(2, 3, 3, 32, 32),torch.ones(2, 3, dtype=torch.bool),torch.randint(4, 60, (2, 12))
-    words = torch.randint(4, 90, (2, 30)); words[1, 20:] = 0
-    want = fc(bert(input_ids=words, attention_mask=(words!=0).long()).pooler_output)
-    out = model(views, mask, report, words)
-    torch.testing.assert_close(out.text_embeds, want, atol=1e-5, rtol=0)
-    torch.testing.assert_close(out.logits, small[1](views, mask, report).logits)
+STRUCTURE = {
+    'visual.vit.transformer.embeddings.patch_embeddings.weight',
+    'visual.vit.transformer.embeddings.position_embeddings', 'fusion.fc1.weight',
+    'textual.visual_projection.weight', 'textual.embedding.words.weight',
+    'textual.embedding.positions.weight', 'textual.transformer.layers.0.linear1.weight',
+    'textual.output.weight'}     # what the architecture is read from
 
 
-STRUCTURE = {f'visual.vit.transformer.embeddings.{o}' for o in ('patch_embeddings.weight', 'position_embeddings')} | {'fusion.fc1.weight',
-    'textual.visual_projection.weight', 'textual.embedding.words.weight', 'textual.embedding.positions.weight',
-    'textual.transformer.layers.0.linear1.weight', 'textual.output.weight'}
+def refused(state, words):
+    "Weights that must be refused with these words"
+    with pytest.raises(InputError, match=words): from_released(state)
 
-def test_every_key_that_does_not_fit_is_named(small):
-    state,_ = small
-    rng = random.Random(0)
-    keys = sorted(STRUCTURE) + rng.sample(sorted(state.keys()-STRUCTURE), 12)
-    for k in keys:
-        with pytest.raises(InputError, match='missing .*'+k.replace('.', r'\.')): from_released({o: v for o,v in state.items() if o != k})
-        with pytest.raises(InputError, match=k.replace('.', r'\.')): from_released(state | {k: torch.zeros(5, 1, 1, 1, 1)})
-        other = k[:-1]+'_'
-        with pytest.raises(InputError, match=other.replace('.', r'\.')): from_released(state | {other: state[k]})
+
+@pytest.mark.parametrize('n', [2, pytest.param(12, marks=slow)])
+def test_every_key_that_does_not_fit_is_named(small, n):
+    state, _ = small
+    others = sorted(state.keys() - STRUCTURE)
+    for key in sorted(STRUCTURE) + random.Random(0).sample(others, n):
+        name, other = re.escape(key), key[:-1] + '_'
+        refused({k: v for k, v in state.items() if k != key}, f'missing .*{name}')
+        refused(state | {key: torch.zeros(5, 1, 1, 1, 1)}, name)
+        refused(state | {other: state[key]}, re.escape(other))
 
 
 def test_untied_words_are_told(small):
     with pytest.warns(UserWarning, match='textual.output.weight differs'):
         from_released(small[0] | {'textual.output.weight': torch.zeros(60, 192)})
 
+
+# transformers
+
+@torch.no_grad()
+def test_report_encoder_is_that_of_transformers(small):
+    torch.manual_seed(1)
+    bert = BertModel(BertConfig(vocab_size=90, hidden_size=128, num_hidden_layers=2, num_attention_heads=2,
+                                intermediate_size=200)).eval()
+    fc = torch.nn.Linear(128, 3*192)
+    text = {f'contrastive_bert.text_encoder.{k}': v for k, v in bert.state_dict().items()}
+    text |= {f'contrastive_bert.fc.{k}': v for k, v in fc.state_dict().items()}
+    text['contrastive_bert.text_encoder.embeddings.position_ids'] = torch.arange(512)[None]
+    model = from_released(small[0] | text)
+    views, mask = torch.randn(2, 3, 3, 32, 32), torch.ones(2, 3, dtype=torch.bool)
+    report = torch.randint(4, 60, (2, 12))
+    own_tokens = torch.randint(4, 90, (2, 30))
+    own_tokens[1, 20:] = 0
+    out = model(views, mask, report, own_tokens)
+    pooled = bert(input_ids=own_tokens, attention_mask=(own_tokens != 0).long()).pooler_output
+    torch.testing.assert_close(out.text_embeds, fc(pooled), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.logits, small[1](views, mask, report).logits)
+
+
+# sentencepiece
 
 @needs_vocabulary
 @pytest.mark.parametrize('text,ids', [      # by sentencepiece 0.2.3, after lower-casing and stripping accents
@@ -123,8 +160,12 @@ def test_untied_words_are_told(small):
 def test_released_vocabulary(text, ids, tmp_path):
     tok = Tokenizer.from_sentencepiece(VOCAB)
     tok.save(tmp_path/'tokenizer.json')
-    assert len(tok) == 10_000 and tok(text).tolist() == ids == Tokenizer.load(tmp_path/'tokenizer.json')(text).tolist()
+    again = Tokenizer.load(tmp_path/'tokenizer.json')
+    assert len(tok) == 10_000
+    assert tok(text).tolist() == ids == again(text).tolist()
 
+
+# One process in place of several
 
 RANKS = '''
 import sys, torch, torch.distributed as dist
@@ -133,47 +174,60 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from refers_nb.training.losses import RefersLoss
 Out = namedtuple('Out', 'logits image_embeds text_embeds')
+folder, worlds = sys.argv[1], [int(o) for o in sys.argv[2:]]
 
 class Model(nn.Module):
     "Two towers and a decoder of one layer each"
     def __init__(self):
         super().__init__()
-        self.see,self.words,self.out = nn.Linear(6, 16),nn.Embedding(30, 16),nn.Linear(16, 30)
+        self.see, self.words, self.out = nn.Linear(6, 16), nn.Embedding(30, 16), nn.Linear(16, 30)
     def forward(self, x, report):
-        s,w = self.see(x),self.words(report)*(report!=0)[..., None]
-        return Out(self.out(w.cumsum(1)+s[:, None]), s, w.sum(1).tanh())
+        s = self.see(x)
+        w = self.words(report)*(report != 0)[..., None]
+        return Out(self.out(w.cumsum(1) + s[:, None]), s, w.sum(1).tanh())
 
-def step(rank, world, folder):
-    torch.set_num_threads(1); torch.manual_seed(0)
-    model,crit = Model(),RefersLoss(learn_tau=True)
-    x,report = torch.randn(8, 6),torch.randint(4, 30, (8, 12))
-    for i,n in enumerate((12, 3, 5, 5, 9, 4, 5, 2)): report[i, n:] = 0
-    report[6] = report[2]                                   # equal reports on two ranks
+def batch():
+    "Eight studies with reports of different lengths, two of them equal"
+    x, report = torch.randn(8, 6), torch.randint(4, 30, (8, 12))
+    for i, n in enumerate((12, 3, 5, 5, 9, 4, 5, 2)): report[i, n:] = 0
+    report[6] = report[2]                                   # on two ranks
+    return x, report
+
+def step(rank, world):
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model, crit = Model(), RefersLoss(learn_tau=True)
+    x, report = batch()
     if world > 1:
-        dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous{world}', rank=rank, world_size=world)
+        meeting = f'file://{folder}/rendezvous{world}'
+        dist.init_process_group('gloo', init_method=meeting, rank=rank, world_size=world)
         model = DistributedDataParallel(model)
-    x,report = x.chunk(world)[rank],report.chunk(world)[rank]
-    report = report[:, :(report!=0).sum(1).max()]           # every rank as long as its own longest report
+    x, report = x.chunk(world)[rank], report.chunk(world)[rank]
+    report = report[:, :(report != 0).sum(1).max()]         # every rank as long as its own longest report
     loss = crit(model(x, report), report)
     loss.backward()
-    grads = {k.removeprefix('module.'): p.grad for k,p in model.named_parameters()} | {'log_tau': crit.log_tau.grad}
+    grads = {k.removeprefix('module.'): p.grad for k, p in model.named_parameters()}
+    grads['log_tau'] = crit.log_tau.grad
     torch.save(dict(loss=loss.detach(), parts=crit.parts, grads=grads), f'{folder}/{world}-{rank}.pt')
     if world > 1: dist.destroy_process_group()
 
 fork = torch.multiprocessing.get_context('fork')            # imports are paid once; nothing has run before the forks
-for world in (1, 2, 4):
-    ranks = [fork.Process(target=step, args=(r, world, sys.argv[1]), daemon=True) for r in range(world)]
+for world in worlds:
+    ranks = [fork.Process(target=step, args=(r, world), daemon=True) for r in range(world)]
     for p in ranks: p.start()
     for p in ranks: p.join()
     if any(p.exitcode for p in ranks): sys.exit(f'a rank of {world} failed')
 '''
 
-def test_ranks_learn_as_one_process(tmp_path):
-    "Loss and gradients of 2 and 4 gloo ranks are those of one process with the whole batch"
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', RANKS, tmp_path], capture_output=True, text=True, timeout=300)
+
+@pytest.mark.parametrize('world', [2, pytest.param(4, marks=slow)])
+def test_ranks_learn_as_one_process(tmp_path, world):
+    "Loss and gradients of gloo ranks are those of one process with the whole batch"
+    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', RANKS, tmp_path, '1', str(world)],
+                         capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    read = lambda name: torch.load(tmp_path/f'{name}.pt', weights_only=True)
-    one = read('1-0')
-    assert all(o.abs().max() > 1e-3 for o in one['grads'].values())
-    for world,rank in [(w, r) for w in (2, 4) for r in range(w)]:
-        torch.testing.assert_close(read(f'{world}-{rank}'), one, atol=1e-5, rtol=0)
+    def result(name): return torch.load(tmp_path/f'{name}.pt', weights_only=True)
+    one = result('1-0')
+    assert all(grad.abs().max() > 1e-3 for grad in one['grads'].values())
+    for rank in range(world):
+        torch.testing.assert_close(result(f'{world}-{rank}'), one, atol=1e-5, rtol=0)

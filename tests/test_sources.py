@@ -8,7 +8,8 @@ from PIL import Image
 from refers_nb.core import InputError
 from refers_nb.data.store import ImageStore
 from refers_nb.data.report import clean, report_text, sentences, swap_sides
-from refers_nb.data.sources.raw import EXPECTED, locate
+from refers_nb.data.sources.locate import locate
+from refers_nb.data.sources.raw import EXPECTED
 from refers_nb.data.sources.iu_xray import MESH, iu_xray, mesh_findings
 from refers_nb.data.lists import NIH14, VINBIG, list_differences, listed, released_lists
 from refers_nb.data.prepare import SOURCES, prepare, verify_checksums
@@ -121,7 +122,7 @@ def vin(root, n=20, dcm=False):
             if (i+r) % 3: rows.append(dict(image_id=f'{i:032x}', class_name=VINBIG[i % 14], class_id=0, rad_id=f'R{r+8}', x_min=1, y_min=2, x_max=30+r, y_max=40))
             else: rows.append(dict(image_id=f'{i:032x}', class_name='No finding', class_id=14, rad_id=f'R{r+8}', x_min=None, y_min=None, x_max=None, y_max=None))
         if dcm:
-            from test_radiograph import dicom
+            from radiograph_files import dicom
             (root/'train').mkdir(parents=True, exist_ok=True)
             dicom(root/'train'/f'{i:032x}.dicom', np.random.default_rng(i).integers(0, 4000, (50, 40)), **(dict(ViewPosition='AP') if i == 3 else {}))
         else: image(root/'train'/f'{i:032x}.png', i)
@@ -311,10 +312,10 @@ def test_nih_boxes(tmp_path):
 @pytest.mark.parametrize('text', READINGS)
 def test_readings(text):
     o = shenzhen_reading(text)
-    from refers_nb.data.sources.raw import _sex, _years
+    from refers_nb.data.sources.raw import age_in_years, standard_sex
     sex,age,findings = READINGS[text]
-    assert (_sex(pd.Series([o['sex']]))[0], o['findings']) == (sex, findings)
-    assert _years(pd.Series([o['age']]))[0] == (pytest.approx(age) if age is not None else pytest.approx(np.nan, nan_ok=True))
+    assert (standard_sex(pd.Series([o['sex']]))[0], o['findings']) == (sex, findings)
+    assert age_in_years(pd.Series([o['age']]))[0] == (pytest.approx(age) if age is not None else pytest.approx(np.nan, nan_ok=True))
 
 def test_shenzhen(tmp_path):
     a,b = shenzhen(shen(tmp_path/'a')),shenzhen(shen(tmp_path/'b', texts=False))
@@ -469,8 +470,8 @@ def test_lists_and_boxes_that_are_none(tmp_path):
 
 @pytest.mark.parametrize('sex,want', [('Male', 'M'), ('f', 'F'), ('WOMAN', 'F'), ('missing', ''), ('Mixed', ''), ('0', ''), (None, '')])
 def test_sexes(sex, want):
-    from refers_nb.data.sources.raw import _sex
-    assert list(_sex(pd.Series([sex, 'F']))) == [want, 'F']
+    from refers_nb.data.sources.raw import standard_sex
+    assert list(standard_sex(pd.Series([sex, 'F']))) == [want, 'F']
 
 def test_pipes_and_devices_are_not_opened(tmp_path):
     "A reader of a pipe waits for ever; a device never ends"
@@ -695,9 +696,9 @@ def test_real_lists_of_shenzhen_and_covid():
     pd.testing.assert_frame_equal(df, covid(real('covid19_image_data')))
 
 def test_real_views_guessed_from_names_are_mostly_right():
-    from refers_nb.data.sources.iu_xray import _HINT
+    from refers_nb.data.sources.iu_xray import VIEW_HINTS
     p = pd.read_csv(real('iu_xray')/'indiana_projections.csv')
-    guess = p['filename'].str.extract(r'-(\d+)\.dcm')[0].map(_HINT)
+    guess = p['filename'].str.extract(r'-(\d+)\.dcm')[0].map(VIEW_HINTS)
     right = guess.dropna() == p['projection'].map(dict(Frontal='PA', Lateral='LATERAL'))[guess.notna()]
     assert .84 < guess.notna().mean() < .87 and .93 < right.mean() < .95
 
