@@ -22,7 +22,8 @@ from refers_nb.data.store import ImageStore
 
 SYNTAXES = [ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian,
             DeflatedExplicitVRLittleEndian, RLELossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless]
-CODINGS = [*itertools.product(SYNTAXES, (8, 10, 12, 16), (False, True)), (JPEGBaseline8Bit, 8, False)]
+CODINGS = [*itertools.product(SYNTAXES, (8, 12, 16), (False, True)), (JPEGBaseline8Bit, 8, False)]
+CODINGS += [pytest.param(*o, marks=pytest.mark.slow) for o in itertools.product(SYNTAXES, (10,), (False, True))]
 RULES = ['none', 'slope', 'falling', 'lut']
 VOIS = ['none', 'LINEAR', 'LINEAR_EXACT', 'SIGMOID', 'lut']
 
