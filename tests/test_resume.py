@@ -1,34 +1,60 @@
-"""Pre-training killed with SIGKILL, also while its state is written, ends with the weights of a run that was never killed."""
-import os, signal, subprocess, sys, time
-import pytest, torch
+"A pre-training that is killed, also while its state is written, ends with the weights of one that was never killed"
+import os, signal, subprocess, sys
+import pytest
+import torch
+from safetensors.torch import load_file
+from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
+from refers_nb.training import pretrain as pretrain_module
+from refers_nb.training.callbacks import Checkpoint, NonFiniteLoss, PlainTensors
+from refers_nb.training.pretrain import pretrain
 
-ARGS = dict(preset='tiny', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, save_every=2, precision='fp32', device='cpu', tensorboard=False)
-RUN = """
-import sys, os, signal, torch
+ARGS = dict(preset='tiny', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, max_len=32,
+            save_every=2, precision='fp32', device='cpu', tensorboard=False)
+
+# A process that is killed after its n-th step, or when half of its n-th state is on the disk
+DYING_RUN = f"""
+import os, signal, sys, torch
 torch.set_num_threads(1)
-from refers_nb.training import callbacks, pretrain
-table,out,kill,where = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
-save,step,n = torch.save, callbacks.Checkpoint.after_batch, [0]
-def dying_save(obj, f, *a, **k):
-    n[0] += where=='save'
-    if where=='save' and n[0]==kill:                    # half a file is on the disk when the kill comes
-        save(obj, f, *a, **k); size = os.path.getsize(f); os.truncate(f, size//2)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return save(obj, f, *a, **k)
-torch.save = dying_save
-def dying_step(self):
-    step(self)
-    n[0] += where=='step'
-    if where=='step' and n[0]==kill: os.kill(os.getpid(), signal.SIGKILL)
-callbacks.Checkpoint.after_batch = dying_step
-if where=='step': torch.save = save
-pretrain.pretrain(table, out, **ARGS)
-""".replace('ARGS', repr(ARGS))
+from refers_nb.training.callbacks import Checkpoint
+from refers_nb.training.pretrain import pretrain
+table, out, where, n = *sys.argv[1:4], int(sys.argv[4])
+save, step = torch.save, Checkpoint.after_batch
+count = 0
 
-def run(table, out, kill=0, where='step'):
-    return subprocess.run([sys.executable, '-c', RUN, str(table), str(out), str(kill), where], capture_output=True, text=True,
-                          env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+def dying_save(obj, path):
+    global count
+    save(obj, path)
+    count += 1
+    if count < n: return
+    os.truncate(path, os.path.getsize(path)//2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def dying_step(self):
+    global count
+    step(self)
+    count += 1
+    if count == n: os.kill(os.getpid(), signal.SIGKILL)
+
+if where == 'save': torch.save = dying_save
+else: Checkpoint.after_batch = dying_step
+pretrain(table, out, **{ARGS!r})
+"""
+
+
+class Killed(BaseException):
+    "Stands for a kill inside this process"
+
+
+@pytest.fixture(autouse=True)
+def alone_and_silent(monkeypatch):
+    "One thread, as in the processes that are killed; no bars"
+    monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
@@ -36,59 +62,121 @@ def table(tmp_path_factory):
     prepare('phantom', 60, d/'prep', size=32, seed=3, valid=.2, test=0)
     return d/'prep'
 
+
 @pytest.fixture(scope='module')
 def whole(table):
+    "A run that was never killed"
     out = table.parent/'whole'
-    r = run(table, out)
-    assert r.returncode==0, r.stderr[-2000:]
+    pretrain(table, out, **ARGS)
     return out
 
-def weights(out):
-    from safetensors.torch import load_file
-    return load_file(out/'checkpoint'/'model.safetensors')
 
-@pytest.mark.parametrize('where,kills', [('step', (1, 4, 5)), ('save', (1, 3, 2)), ('step', (7, 2))])
-def test_killed_and_resumed_is_bit_for_bit(table, whole, tmp_path, where, kills):
-    out = tmp_path/'run'
-    for kill in kills:
-        r = run(table, out, kill, where)
-        assert r.returncode==-signal.SIGKILL, r.stderr[-2000:]
-        assert not (out/'checkpoint').exists()
-    r = run(table, out)
-    assert r.returncode==0, r.stderr[-2000:]
-    a,b = weights(whole),weights(out)
-    assert a.keys()==b.keys()
-    assert all(torch.equal(a[k], b[k]) for k in a), [k for k in a if not torch.equal(a[k], b[k])][:5]
-    assert (out/'history.csv').read_text()==(whole/'history.csv').read_text()
+def kill_process(table, out, where, n):
+    "Start the run in a process of its own, which ends by SIGKILL"
+    env = dict(os.environ, OMP_NUM_THREADS='1')
+    run = subprocess.run([sys.executable, '-c', DYING_RUN, str(table), str(out), where, str(n)],
+                         capture_output=True, text=True, env=env, timeout=300)
+    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+
+
+def kill_here(table, out, where, n):
+    "Start the run in this process and end it by an exception"
+    save, step = torch.save, Checkpoint.after_batch
+    count = 0
+
+    def dying_save(obj, path):
+        nonlocal count
+        save(obj, path)
+        count += 1
+        if count < n: return
+        os.truncate(path, os.path.getsize(path)//2)
+        raise Killed()
+
+    def dying_step(self):
+        nonlocal count
+        step(self)
+        count += 1
+        if count == n: raise Killed()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        if where == 'save': patch.setattr(torch, 'save', dying_save)
+        else: patch.setattr(Checkpoint, 'after_batch', dying_step)
+        pretrain(table, out, **ARGS)
+
+
+def check_same(whole, out):
+    "Weights and history are equal, and nothing half-written is left"
+    a = load_file(whole/'checkpoint'/'model.safetensors')
+    b = load_file(out/'checkpoint'/'model.safetensors')
+    assert a.keys() == b.keys()
+    different = [k for k in a if not torch.equal(a[k], b[k])]
+    assert not different, different[:5]
+    assert (out/'history.csv').read_text() == (whole/'history.csv').read_text()
     assert not list(out.glob('.tmp-*')), 'a half-written file was left behind'
 
+
+@pytest.mark.parametrize('kill', [
+    kill_here, pytest.param(kill_process, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('where, kills', [
+    ('step', (1, 4, 5)),
+    ('save', (1, 3, 2)),
+    pytest.param('step', (7, 2), marks=pytest.mark.slow)])
+def test_killed_again_and_again_is_bit_for_bit(table, whole, tmp_path, kill, where, kills):
+    out = tmp_path/'run'
+    for n in kills:
+        kill(table, out, where, n)
+        assert not (out/'checkpoint').exists()
+    pretrain(table, out, **ARGS)
+    check_same(whole, out)
+
+
+@pytest.mark.parametrize('where, n', [('step', 5), ('save', 3)])
+def test_killed_by_the_system_is_bit_for_bit(table, whole, tmp_path, where, n):
+    out = tmp_path/'run'
+    kill_process(table, out, where, n)
+    assert (out/'state.pt').exists() and not (out/'checkpoint').exists()
+    assert len(list(out.glob('.tmp-*'))) == (where == 'save'), 'half a file is on the disk'
+    pretrain(table, out, **ARGS)
+    check_same(whole, out)
+
+
 def test_a_finished_run_returns_at_once_and_is_not_overwritten(table, whole):
-    from refers_nb.core import InputError
-    from refers_nb.training.pretrain import pretrain
-    before = (whole/'checkpoint'/'model.safetensors').stat().st_mtime_ns
-    assert pretrain(table, whole, **ARGS)==whole/'checkpoint'
-    assert (whole/'checkpoint'/'model.safetensors').stat().st_mtime_ns==before
-    with pytest.raises(InputError, match='epochs was 2, now 3'): pretrain(table, whole, **ARGS|dict(epochs=3))
+    weights = whole/'checkpoint'/'model.safetensors'
+    before = weights.stat().st_mtime_ns
+    assert pretrain(table, whole, **ARGS) == whole/'checkpoint'
+    assert weights.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match='epochs was 2, now 3'):
+        pretrain(table, whole, **ARGS | dict(epochs=3))
 
-def test_other_arguments_do_not_continue_a_run(table, tmp_path):
-    from refers_nb.core import InputError
-    from refers_nb.training.pretrain import pretrain
-    r = run(table, tmp_path/'run', 5)
-    assert r.returncode==-signal.SIGKILL and (tmp_path/'run'/'state.pt').exists()
-    with pytest.raises(InputError, match='bs was 8, now 4'): pretrain(table, tmp_path/'run', **ARGS|dict(bs=4))
 
-def test_nan_in_the_loss_names_step_and_studies_and_keeps_the_state(table, tmp_path):
-    from refers_nb.training import pretrain as P
-    from refers_nb.training.callbacks import NonFiniteLoss
-    class Spoil(P.Callback):
+def test_what_other_arguments_or_versions_left_is_not_continued(table, tmp_path):
+    out = tmp_path/'run'
+    kill_here(table, out, 'step', 5)
+    with pytest.raises(InputError, match='bs was 8, now 4'):
+        pretrain(table, out, **ARGS | dict(bs=4))
+    state = torch.load(out/'state.pt', weights_only=True)
+    for version in (None, state['format'] - 1, state['format'] + 1):
+        torch.save(state | dict(format=version), out/'state.pt')
+        with pytest.raises(InputError, match=r'state.pt was written by .* version') as e:
+            pretrain(table, out, **ARGS)
+        assert '\n' not in str(e.value)
+    del state['format']
+    torch.save(state, out/'state.pt')
+    with pytest.raises(InputError, match='an older version'): pretrain(table, out, **ARGS)
+
+
+def test_nan_in_the_loss_names_step_and_studies_and_keeps_the_state(table, tmp_path, monkeypatch):
+    class Spoil(PlainTensors):
         order = -30
         def before_batch(self):
-            if self.training and self.train_iter==4: self.learn.xb = (self.xb[0]*float('nan'), self.xb[1])
-    make = P.pretrain_learner
-    try:
-        P.pretrain_learner = lambda *a, **k: make(*a, **k, cbs=[Spoil()])
-        with pytest.raises(NonFiniteLoss, match=r'step 4 .*studies'): P.pretrain(table, tmp_path/'run', **ARGS)
-    finally: P.pretrain_learner = make
+            if not self.training or self.train_iter != 4: return
+            views, *rest = self.xb
+            self.learn.xb = (views*float('nan'), *rest)
+
+    make = pretrain_module.pretrain_learner
+    monkeypatch.setattr(pretrain_module, 'pretrain_learner', lambda *a, **k: make(*a, **k, cbs=[Spoil()]))
+    with pytest.raises(NonFiniteLoss, match=r'step 4 .*studies'): pretrain(table, tmp_path/'run', **ARGS)
     state = torch.load(tmp_path/'run'/'state.pt', weights_only=True)
-    assert state['train_iter']==4
-    assert all(torch.isfinite(v).all() for v in state['model'].values() if v.is_floating_point())
+    assert state['train_iter'] == 4
+    for weights in state['model'].values():
+        assert not weights.is_floating_point() or torch.isfinite(weights).all()
