@@ -13,7 +13,7 @@ warnings.filterwarnings('ignore')
 import pandas as pd, torch
 from refers_nb.core import InputError, atomic
 from refers_nb.settings import settings
-from refers_nb.training.classifier import encoder_from
+from refers_nb.training.starts import encoder_from
 from refers_nb.evaluation.generate import WRITERS, evaluate_writing
 from refers_nb.models.hub import load_checkpoint
 from refers_nb.data.store import ImageStore

@@ -4,10 +4,10 @@ import numpy as np, pandas as pd, pytest, torch
 from refers_nb.training.baselines import BASELINES, TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels
 from refers_nb.training.pretext import Restorer, SimCLR, nt_xent, patches, restoration_loss, swap_squares
 from refers_nb.training.callbacks import Checkpoint
-from refers_nb.cli import _starts, _vision
+from refers_nb.comparison import named_starts as _starts, shared_architecture as _vision
 from refers_nb.core import InputError
 from refers_nb.settings import settings
-from refers_nb.training.classifier import encoder_from
+from refers_nb.training.starts import encoder_from
 from refers_nb.training.finetune import finetune
 from refers_nb.models.hub import checkpoint_config, load_encoder
 from refers_nb.data.prepare import prepare
@@ -119,10 +119,10 @@ def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path)
     s = settings(pretrain_preset='tiny')
     arch,size = _vision(str(runs['mae']), None, s)
     assert size == 32 and arch == dict(name='vit_tiny_patch16_224', in_chans=1)
-    assert list(_starts(str(runs['mae']), f'{runs["simclr"]}, random', s, arch)) == ['mae', 'simclr', 'random']
+    assert list(_starts(str(runs['mae']), f'{runs["simclr"]}, random', arch)) == ['mae', 'simclr', 'random']
     shutil.copytree(runs['mae'], tmp_path/'again'/'checkpoint')
-    assert list(_starts(str(runs['mae']), str(tmp_path/'again'/'checkpoint'), s, arch)) == ['mae', 'again']
-    with pytest.raises(InputError, match='two starts are called mae'): _starts(str(runs['mae']), str(runs['mae']), s, arch)
+    assert list(_starts(str(runs['mae']), str(tmp_path/'again'/'checkpoint'), arch)) == ['mae', 'again']
+    with pytest.raises(InputError, match='two starts are called mae'): _starts(str(runs['mae']), str(runs['mae']), arch)
 
 def test_a_finished_run_is_not_overwritten(table, runs):
     assert pretrain_images(table, runs['mae'].parent, 'mae', **ARGS) == runs['mae']

@@ -80,7 +80,7 @@ def test_finetune_one_classifier(data):
 
 
 def test_options_reach_the_classifier_and_are_passed_only_if_given(data, monkeypatch):
-    "What is not given is no argument, so that cells of earlier comparisons keep their fingerprint"
+    "What is not given is no argument, so that trials of earlier comparisons keep their fingerprint"
     from refers_nb.cli import refers_finetune
     from refers_nb.data.studies import read_studies
     args = dict(fractions='1', seeds='0', steps=2, bs=8, size=32, device='cpu')
@@ -107,8 +107,8 @@ def test_finetune_comparison(data):
     assert (data/'many'/'label_efficiency.png').read_bytes()[:4] == b'\x89PNG'
     t = pd.read_csv(data/'many'/'tests.csv')
     assert t.a.eq('refers').all() and t.b.eq('random').all() and t.fraction.tolist() == [.5, 1] and t.seeds.eq(1).all() and t.verdict.eq('no test').all()   # one seed
-    before = (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns
-    assert run(*args)[0] == 0 and (data/'many'/'cells'/'random_1_0.json').stat().st_mtime_ns == before
+    before = (data/'many'/'trials'/'random_1_0.json').stat().st_mtime_ns
+    assert run(*args)[0] == 0 and (data/'many'/'trials'/'random_1_0.json').stat().st_mtime_ns == before
 
 
 def test_finetune_several_sets_in_parts(data):
@@ -117,8 +117,8 @@ def test_finetune_several_sets_in_parts(data):
             '--findings', 'cardiomegaly,consolidation']
     none,one,two,whole = run_all([[*args, '--part', '9/9'], [*args, '--part', '1/2'], [*args, '--part', '2/2'], [*args, '--jobs', 1]])
     assert [o[0] for o in (one, two, whole)] == [0]*3, (one, two, whole)
-    assert none[0] == 0 and none[1].strip().endswith('0 of 8 cells are done; the last part to end writes the tables')
-    assert one[1].strip().endswith('4 of 8 cells are done; the last part to end writes the tables') and 'gone is left out: ' in one[1] and two[1] == whole[1]
+    assert none[0] == 0 and none[1].strip().endswith('0 of 8 trials are done; the last shard to end writes the tables')
+    assert one[1].strip().endswith('4 of 8 trials are done; the last shard to end writes the tables') and 'gone is left out: ' in one[1] and two[1] == whole[1]
     assert sorted(o.name for o in out.iterdir()) == ['a', 'b', 'label_efficiency.png', 'parts', 'results.csv', 'run.json', 'tests.csv']
     assert {json.loads((out/'parts'/f'{i}-of-2'/'run.json').read_text())['status'] for i in (1, 2)} == {'finished'}
     res,t = pd.read_csv(out/'results.csv'),pd.read_csv(out/'tests.csv')
@@ -202,7 +202,7 @@ def test_demo_writes_what_it_says_and_goes_on(tmp_path):
         df = pd.read_parquet(tmp_path/'d'/'data'/name/'studies.parquet')
         for s,g in df.groupby('split'): splits[name, s] = set(g.patient.str.split('-').str[0])
     assert len(set.union(*splits.values())) == sum(map(len, splits.values())) == 5           # every part has a seed of its own
-    files = [tmp_path/'d'/o for o in ('checkpoint/model.safetensors', 'cells/random_1_0.json', 'data/labels/images.npy')]
+    files = [tmp_path/'d'/o for o in ('checkpoint/model.safetensors', 'trials/random_1_0.json', 'data/labels/images.npy')]
     before = [o.stat().st_mtime_ns for o in files]
     again,other = run_all([args, (*args, '--epochs', 2)])
     assert again[0] == 0 and [o.stat().st_mtime_ns for o in files] == before

@@ -7,7 +7,8 @@ from memory import Store
 from refers_nb.core import InputError
 from refers_nb.evaluation.experiments import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
 from refers_nb.training.finetune import BudgetLoader, KeepBest, default_steps, finetune, finetune_learner, labelled, mirrored, predict, study_means
-from refers_nb.training.classifier import Classifier, encoder_from, masked_bce, positive_weights
+from refers_nb.training.classifier import Classifier, masked_bce, positive_weights
+from refers_nb.training.starts import encoder_from
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
 from refers_nb.training.metrics import macro_auroc
 

@@ -14,7 +14,7 @@ from refers_nb.data.labeller import (
     CHEXPERT_FINDINGS, label_report, label_reports, labels_from, statements)
 from refers_nb.data.report import findings_impression
 from refers_nb.data.sources.iu_xray import iu_xray
-from refers_nb.phantom.film import Dice, anatomy
+from refers_nb.phantom.body import Dice, anatomy
 from refers_nb.phantom.wording import facts, write_report
 
 DATA = Path(__file__).resolve().parents[2]/'shared'/'data'

@@ -5,7 +5,7 @@ from hypothesis import given, settings, strategies as st
 from memory import Store
 from refers_nb.data.labeller import CHEXPERT_FINDINGS
 from refers_nb.core import InputError
-from refers_nb.phantom.film import PHANTOM_FINDINGS
+from refers_nb.phantom.body import PHANTOM_FINDINGS
 from refers_nb.models.refers import Refers, refers_config
 from refers_nb.evaluation.represent import chance_rank, embed_studies, retrieval, study_vectors, text_vectors
 from refers_nb.data.lists import NIH14, VINBIG

@@ -9,62 +9,58 @@ __all__ = ['Output', 'FUSIONS', 'PRESETS', 'Refers', 'refers_config', 'refers_mo
 import warnings
 from collections import namedtuple
 from copy import deepcopy
+from fastcore.basics import patch
 from torch import nn
 from ..core import InputError
 from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
 from .textenc import freeze, ReportEncoder
-from .vision import vision_encoder, VisionEncoder
+from .vision import is_random, vision_encoder, VisionEncoder
 
 # %% ../../nbs/24_refers.ipynb #1239c5cd
 Output = namedtuple('Output', 'logits image_embeds text_embeds view_weights')
-Output.__doc__ = "Of `Refers`: logits (bs, t, v), study vector (bs, s), report vector (bs, s) or None, view weights (bs, k, p)"
+Output.__doc__ = """What `Refers` answers: logits (bs, t, v), study vectors (bs, s),
+report vectors (bs, s) or None, view weights (bs, k, p)"""
+
 FUSIONS = dict(attention=AttentionFusion, gate=GateFusion)
 
+# %% ../../nbs/24_refers.ipynb #d2f75b60
 class Refers(nn.Module):
-    "Views (bs, k, c, h, w), mask (bs, k) and report (bs, t), apart or as a tuple, to `Output` (paper, figure 1)"
+    "Views (bs, k, c, h, w), mask (bs, k) and reports (bs, t) to `Output` (paper, figure 1)"
     def __init__(self,
-        config:dict # Plain numbers and strings, see `PRESETS`: vision, fusion, k, text, decoder
+        config:dict # Plain numbers and strings, as `refers_config` gives
     ):
         super().__init__()
         self.config = config = deepcopy(config)
-        if config['fusion'] not in FUSIONS: raise InputError(f'fusion is {config["fusion"]!r}: one of {[*FUSIONS]}')
+        fusion = config['fusion']
+        if fusion not in FUSIONS: raise InputError(f'fusion is {fusion!r}: one of {[*FUSIONS]}')
         self.vision = VisionEncoder(**config['vision'])
-        self.fusion = FUSIONS[config['fusion']](self.vision.width, config['k'])
-        shared = {o:config[o] for o in ('vocab', 'max_len', 'pad_id')}
-        text = config['text']
-        self.text = None if text is None else freeze(ReportEncoder(out=self.fusion.out_dim, **shared, **text), config['freeze'])
-        if text and text.get('name'): config['text'] = dict(pool=self.text.pool, hf=self.text.hf_config) # opens without a network
-        self.decoder = ReportDecoder(dim=self.vision.width, **shared, **config['decoder'])
+        self.fusion = FUSIONS[fusion](self.vision.width, config['k'])
+        tokens = {o: config[o] for o in ('vocab', 'max_len', 'pad_id')}
+        self.text = None if config['text'] is None else self.report_encoder(tokens)
+        self.decoder = ReportDecoder(dim=self.vision.width, **tokens, **config['decoder'])
 
-    def encode_image(self, views, mask):                                  # (bs, k, c, h, w), (bs, k)
-        "Tokens of all views (bs, k, 1+p, d), zero where a view does not exist"
-        x = self.vision(views[mask])                             # (n, 1+p, d): the n views that exist
-        return x.new_zeros(*mask.shape, *x.shape[1:]).index_put((mask,), x)
-
-    def forward(self, views, mask=None, report=None, encoder_input_ids=None):      # encoder_input_ids: (bs, t2), for the report encoder
-        if isinstance(views, (tuple, list)): return self(*views)
-        memory,study,w = self.fusion(self.encode_image(views, mask), mask)      # (bs, k*p, d), (bs, s), (bs, k, p)
-        seen = mask.repeat_interleave(w.shape[-1], dim=1)              # (bs, k*p)
-        return Output(self.decoder(report, memory, seen), study, self.encode_text(report, encoder_input_ids), w)
-
-    def encode_text(self, report, encoder_input_ids=None):                                # (bs, t), (bs, t2)
-        "Report vectors (bs, s); None without a report encoder"
-        if self.text is None: return None
-        own = self.text.bert.config.vocab_size
-        if encoder_input_ids is None and own!=self.config['vocab']:
-            warnings.warn(f'The report encoder has a vocabulary of its own ({own} pieces, the decoder {self.config["vocab"]}): '
-                          'give it `encoder_input_ids`')
-        return self.text(report if encoder_input_ids is None else encoder_input_ids)
+    def report_encoder(self, tokens):
+        "Report encoder, frozen as the configuration says; a name in it gives way to `hf`"
+        text = self.config['text']
+        encoder = ReportEncoder(out=self.fusion.out_dim, **tokens, **text)
+        if text.get('name'): self.config['text'] = dict(pool=encoder.pool, hf=encoder.hf_config)
+        return freeze(encoder, self.config['freeze'])
 
 # %% ../../nbs/24_refers.ipynb #3947bbee
 PRESETS = {
-    'tiny':  dict(vision=dict(name='vit_tiny_patch16_224'), text=dict(width=192, depth=3, heads=3, attn_dropout=0.),
-                  decoder=dict(width=192, depth=1, heads=3, ff=768, attn_dropout=0.)),
-    'small': dict(vision=dict(name='vit_small_patch16_224'), text=dict(width=384, depth=6, heads=6),
-                  decoder=dict(width=512, depth=1, heads=8, ff=2048)),
-    'base':  dict(vision=dict(name='vit_base_patch16_224'), text=dict(width=768, depth=12, heads=12),
-                  decoder=dict(width=1024, depth=1, heads=16, ff=4096)),
+    'tiny': dict(
+        vision=dict(name='vit_tiny_patch16_224'),
+        text=dict(width=192, depth=3, heads=3, attn_dropout=0.),
+        decoder=dict(width=192, depth=1, heads=3, ff=768, attn_dropout=0.)),
+    'small': dict(
+        vision=dict(name='vit_small_patch16_224'),
+        text=dict(width=384, depth=6, heads=6),
+        decoder=dict(width=512, depth=1, heads=8, ff=2048)),
+    'base': dict(
+        vision=dict(name='vit_base_patch16_224'),
+        text=dict(width=768, depth=12, heads=12),
+        decoder=dict(width=1024, depth=1, heads=16, ff=4096)),
 }
 
 # %% ../../nbs/24_refers.ipynb #08493ae9
@@ -78,36 +74,86 @@ def refers_config(
     pad_id:int=0,            # Id of padding
     in_chans:int=1,          # Image channels (paper: 3, copies of one)
     drop_path:float=0.,      # Stochastic depth of the encoder (paper: none)
-    freeze:int=0,            # Layers of the report encoder to freeze, with its embeddings (paper: 6)
-    text:dict=None,          # Changes to the report encoder, e.g. `dict(name='emilyalsentzer/Bio_ClinicalBERT', pool='cls')`
+    freeze:int=0,            # Layers of the report encoder to freeze, and its embeddings (paper: 6)
+    text:dict=None,          # Changes to the report encoder, such as its `name` and `pool`
     decoder:dict=None,       # Changes to the decoder
 )->dict:                     # Configuration for `Refers`
-    "Configuration of a preset with changes"
-    if preset not in PRESETS: raise InputError(f'preset is {preset!r}: one of {", ".join(PRESETS)}')
-    c = deepcopy(PRESETS[preset])
-    c['vision'].update(size=size, in_chans=in_chans, drop_path=drop_path)
-    c['text'].update(text or {}); c['decoder'].update(decoder or {})
-    return dict(c, fusion=fusion, k=k, vocab=vocab, max_len=max_len, pad_id=pad_id, freeze=freeze)
+    "Configuration of a preset with changes; `InputError` where there is no such preset"
+    if preset not in PRESETS:
+        raise InputError(f'preset is {preset!r}: one of {", ".join(PRESETS)}')
+    config = deepcopy(PRESETS[preset])
+    config['vision'].update(size=size, in_chans=in_chans, drop_path=drop_path)
+    config['text'].update(text or {})
+    config['decoder'].update(decoder or {})
+    return dict(config, fusion=fusion, k=k, vocab=vocab, max_len=max_len, pad_id=pad_id,
+                freeze=freeze)
 
 # %% ../../nbs/24_refers.ipynb #2f798673
 def refers_model(
-    preset:str='base', # 'tiny', 'small' or 'base'
-    start:str=None,  # Start of the vision encoder: None at random, a file of timm weights, or a timm name
-    **kwargs           # Arguments of `refers_config`
+    preset:str='base',    # 'tiny', 'small' or 'base'
+    start:str='random',   # Start of the vision encoder: 'random', a file of weights, or a timm name
+    **kwargs              # Arguments of `refers_config`
 )->Refers:
-    "A model by preset; the paper's is `refers_model('base', start='vit_base_patch16_224.augreg_in21k_ft_in1k', ...)`"
+    "A model by preset, its vision encoder at random or from weights"
     model = Refers(refers_config(preset, **kwargs))
-    if start:
-        v = model.vision
-        v.load_state_dict(vision_encoder(v.name, v.size, start, in_chans=v.in_chans).state_dict())
+    if is_random(start): return model
+    vision = model.vision
+    started = vision_encoder(vision.name, vision.size, start, in_chans=vision.in_chans)
+    vision.load_state_dict(started.state_dict())
     return model
+
+# %% ../../nbs/24_refers.ipynb #3bcc4389
+@patch
+def encode_image(self:Refers,
+    views, # (bs, k, c, h, w)
+    mask,  # (bs, k), true where a view exists
+):         # (bs, k, 1+p, d), zero where a view does not exist
+    "Tokens of all views, by one forward of the encoder over the `n` views that exist"
+    x = self.vision(views[mask])                               # (n, 1+p, d)
+    places = x.new_zeros(*mask.shape, *x.shape[1:])            # (bs, k, 1+p, d)
+    return places.index_put((mask,), x)
+
+# %% ../../nbs/24_refers.ipynb #0acf880b
+@patch
+def encode_text(self:Refers,
+    report,                 # (bs, t)
+    encoder_input_ids=None, # (bs, t2), for a report encoder with a vocabulary of its own
+):                          # (bs, s); None without a report encoder
+    "Report vectors; a warning where the report encoder would have to read foreign tokens"
+    if self.text is None: return None
+    if encoder_input_ids is not None: return self.text(encoder_input_ids)
+    own = self.text.bert.config.vocab_size
+    vocab = self.config['vocab']
+    if own != vocab:
+        warnings.warn(f'The report encoder has a vocabulary of its own ({own} pieces, the decoder '
+                      f'{vocab}): give it `encoder_input_ids`')
+    return self.text(report)
+
+# %% ../../nbs/24_refers.ipynb #c43d692f
+@patch
+def forward(self:Refers,
+    views,                  # (bs, k, c, h, w), or a batch as a tuple of all arguments
+    mask=None,              # (bs, k), true where a view exists
+    report=None,            # (bs, t)
+    encoder_input_ids=None, # (bs, t2), for a report encoder with a vocabulary of its own
+)->Output:
+    "Encode, fuse, write and compare (paper, figure 1)"
+    if isinstance(views, (tuple, list)): return self(*views)
+    tokens = self.encode_image(views, mask)                    # (bs, k, 1+p, d)
+    memory, study, weights = self.fusion(tokens, mask)         # (bs, k*p, d), (bs, s), (bs, k, p)
+    seen = mask.repeat_interleave(weights.shape[-1], dim=1)    # (bs, k*p)
+    logits = self.decoder(report, memory, seen)                # (bs, t, v)
+    text = self.encode_text(report, encoder_input_ids)         # (bs, s)
+    return Output(logits, study, text, weights)
 
 # %% ../../nbs/24_refers.ipynb #a24c0308
 def refers_groups(
     model:Refers # Model to split
-)->list:         # Three lists of trainable parameters: vision encoder, report encoder, everything else
-    "fastai splitter: vision encoder, report encoder, fusion with decoder"
-    parts = {'vision': [], 'text': [], 'rest': []}
-    for k,p in model.named_parameters():
-        if p.requires_grad: parts[k.split('.')[0] if k.split('.')[0] in parts else 'rest'].append(p)
-    return list(parts.values())
+)->list:         # Three lists of trainable parameters
+    "fastai splitter: vision encoder, report encoder, and fusion with decoder"
+    groups = {'vision': [], 'text': [], 'rest': []}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad: continue
+        part = name.split('.')[0]
+        groups[part if part in groups else 'rest'].append(parameter)
+    return list(groups.values())

@@ -12,8 +12,10 @@ import pandas as pd
 from PIL import Image
 from ...core import InputError
 from ..report import findings_impression
-from .raw import _finished
-from ..studies import split_patients
+from .raw import finish_studies
+from ..store import ImageStore
+from ..studies import read_studies, split_patients, write_studies
+from ...phantom.phantoms import phantoms
 from ...runs import run_record
 
 # %% ../../../nbs/15i_phantom.ipynb #bce469ce
@@ -26,18 +28,23 @@ def phantom_studies(
     test:float=.2,   # Share of the studies in test
 ):                   # Study table of the files written
     "Write phantom studies as PNG files and return their table"
-    from refers_nb.phantom.phantoms import phantoms
-    out,ph,rows = Path(out),phantoms(n, size=size, seed=seed),[]
+    out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    ph = phantoms(n, size=size, seed=seed)
     labels = ph.labels.astype(float).add_prefix('label:').to_dict('records')
+    digits = len(str(n - 1))
+    rows = []
     for i in range(n):
-        pid = f'{seed}-{i:0{len(str(n-1))}d}'
+        pid = f'{seed}-{i:0{digits}d}'
         study = dict(patient=pid, study=pid, report=findings_impression(ph.reports[i]), **labels[i])
-        for view,img in [(ph.view[i], ph.frontal[i])] + [('LATERAL', ph.lateral[i])]*bool(ph.has_lateral[i]):
-            rows.append(study | dict(view=view, path=f'{pid}-{view.lower()}.png'))
-            Image.fromarray(img).save(out/rows[-1]['path'], compress_level=1)
+        views = {ph.view[i]: ph.frontal[i]}
+        if ph.has_lateral[i]: views['LATERAL'] = ph.lateral[i]
+        for view, img in views.items():
+            path = f'{pid}-{view.lower()}.png'
+            Image.fromarray(img).save(out/path, compress_level=1)
+            rows.append(study | dict(view=view, path=path))
     df = split_patients(pd.DataFrame(rows), valid, test, seed)
-    return _finished(df, out, df['split'], [])
+    return finish_studies(df, out, df['split'], [])
 
 # %% ../../../nbs/15i_phantom.ipynb #d7a314ef
 def phantom(
@@ -48,7 +55,9 @@ def phantom(
     "Phantom studies as a source for `prepare`"
     try: n = int(str(raw))
     except ValueError: n = 0
-    if n < 10: raise InputError(f'phantom {raw}: give the number of studies, 10 or more, in place of a folder')
+    if n < 10:
+        raise InputError(f'phantom {raw}: give the number of studies, 10 or more, '
+                         'in place of a folder')
     return phantom_studies(out, n, **kw)
 
 # %% ../../../nbs/15i_phantom.ipynb #0a44f7ce
@@ -58,19 +67,19 @@ def phantom_set(
     **splits, # train, valid, test: (studies, seed), no seed twice
 ):            # Study table
     "Phantoms whose splits come from different seeds, ready for training; done once"
-    import pandas as pd
-    from refers_nb.data.store import ImageStore
-    from refers_nb.data.report import findings_impression
-    from refers_nb.data.sources.phantom import phantom_studies
-    from refers_nb.data.studies import read_studies, write_studies
-    out,args = Path(out),dict(size=size, **{k: list(v) for k,v in splits.items()})
+    out = Path(out)
+    args = dict(size=size) | {split: list(o) for split, o in splits.items()}
     if (out/'studies.parquet').exists():
-        if json.loads((out/'run.json').read_text())['args'] == args: return read_studies(out)
-        raise InputError(f'{out} holds phantoms by other arguments: choose another folder or delete it')
+        record = json.loads((out/'run.json').read_text())
+        if record['args'] == args: return read_studies(out)
+        raise InputError(f'{out} holds phantoms by other arguments: '
+                         'choose another folder or delete it')
     with run_record(out, args, source='phantom'):
-        parts = [phantom_studies(out/'png', n, size, seed, 0, 0).assign(split=split) for split,(n,seed) in splits.items()]
+        parts = []
+        for split, (n, seed) in splits.items():
+            part = phantom_studies(out/'png', n, size, seed, valid=0, test=0)
+            parts.append(part.assign(split=split))
         df = pd.concat(parts, ignore_index=True)
-        df['report'] = df['report'].map(findings_impression)
         ImageStore.build(df, out/'png', out, size)
         write_studies(df, out, 'png')
     return read_studies(out)
