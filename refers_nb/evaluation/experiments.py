@@ -35,7 +35,7 @@ def start_digest(
     for o in files: h.update(o.read_bytes())
     return h.hexdigest()[:16]
 
-# %% ../../nbs/43_experiments.ipynb #edfd983c
+# %% ../../nbs/43_experiments.ipynb #4d56ae94
 def data_digest(
     table, # Study table: DataFrame, file or folder
     store, # Image store, its folder, or None
@@ -48,7 +48,7 @@ def data_digest(
     folder = where if where.is_dir() else where.parent
     return table_digest(table) + start_digest(folder/'index.parquet')
 
-# %% ../../nbs/43_experiments.ipynb #1645df1e
+# %% ../../nbs/43_experiments.ipynb #a52d6682
 def inputs_digest(
     data,   # By `data_digest`
     start,  # By `start_digest`
@@ -80,13 +80,13 @@ class Trial(NamedTuple):
     path:Path      # A .json file; the predictions are the .parquet beside it
     key:str        # `fingerprint`
 
-# %% ../../nbs/43_experiments.ipynb #b678add2
+# %% ../../nbs/43_experiments.ipynb #258228b4
 @patch(as_prop=True)
 def predictions_path(self:Trial):
     "File of the predictions"
     return self.path.with_suffix('.parquet')
 
-# %% ../../nbs/43_experiments.ipynb #786a2953
+# %% ../../nbs/43_experiments.ipynb #e07c72d0
 @patch
 def done(self:Trial):
     "Row of a trial that has been run with the same inputs, else None"
@@ -95,7 +95,7 @@ def done(self:Trial):
     if row.pop('fingerprint', None) != self.key: return None
     return row if self.predictions_path.exists() else None
 
-# %% ../../nbs/43_experiments.ipynb #9903c24a
+# %% ../../nbs/43_experiments.ipynb #5d395561
 def run_trial(
     trial # `Trial`
 ):
@@ -117,7 +117,7 @@ class DataSet(NamedTuple):
     out:Path     # Folder of its results
     kwargs:dict  # Arguments of `finetune`
 
-# %% ../../nbs/43_experiments.ipynb #4d61d358
+# %% ../../nbs/43_experiments.ipynb #de6a6675
 def check_names(
     names, # Of starts or data sets
     what,  # Which of the two, for the error
@@ -128,7 +128,7 @@ def check_names(
     raise InputError(f'the name of a {what} becomes a file name, {bad[0]!r} cannot: '
                      'letters, digits, - and _')
 
-# %% ../../nbs/43_experiments.ipynb #796c2da0
+# %% ../../nbs/43_experiments.ipynb #a1ffebcf
 def data_sets(
     table,  # One table, or {name: table}, or {name: dict(table=..., steps=...)}
     out,    # Folder; of several sets each has a folder of its name in it
@@ -146,7 +146,7 @@ def data_sets(
         res.append(DataSet(name, own.pop('table'), out/name, kwargs | own))
     return res
 
-# %% ../../nbs/43_experiments.ipynb #d2c96769
+# %% ../../nbs/43_experiments.ipynb #0d8c7024
 def existing_path(
     o # Anything
 ):
@@ -155,7 +155,7 @@ def existing_path(
     path = Path(o).expanduser()
     return path.absolute() if path.exists() else o
 
-# %% ../../nbs/43_experiments.ipynb #5a4b00a8
+# %% ../../nbs/43_experiments.ipynb #138c72e4
 def tables_by_seed(
     ds,    # `DataSet`
     seeds, # Repetitions
@@ -170,7 +170,7 @@ def tables_by_seed(
         digests[id(table)] = data_digest(table, ds.kwargs.get('store'))
     return {seed: (existing_path(o), digests[id(o)]) for seed, o in zip(seeds, tables)}
 
-# %% ../../nbs/43_experiments.ipynb #b3899f73
+# %% ../../nbs/43_experiments.ipynb #270d1fdd
 def trials(
     sets,      # `DataSet`s
     starts,    # Name to start
@@ -200,7 +200,7 @@ class StartEncoder(NamedTuple):
     size:int=0     # Image side, pixels
     problem:str=''
 
-# %% ../../nbs/43_experiments.ipynb #34d3d8b5
+# %% ../../nbs/43_experiments.ipynb #2828bc8c
 def start_encoder(
     start, # Start of `finetune`, or None
     size,  # Image side, or None
@@ -212,7 +212,7 @@ def start_encoder(
     except InputError as e: return StartEncoder(problem=str(e))
     return StartEncoder(encoder.name, encoder.size)
 
-# %% ../../nbs/43_experiments.ipynb #bc41e311
+# %% ../../nbs/43_experiments.ipynb #a1ae1ad2
 def check_alike(
     encoders, # Name of a start to its `StartEncoder`
     name,     # Of the data set
@@ -224,7 +224,7 @@ def check_alike(
     raise InputError(f'{name}: the starts are not alike: {text}. '
                      'Give size=, and arch= for starts that do not tell it')
 
-# %% ../../nbs/43_experiments.ipynb #c9640b83
+# %% ../../nbs/43_experiments.ipynb #2bba98ae
 def check_tables(
     planned # `Trial`s
 ):
@@ -232,7 +232,7 @@ def check_tables(
     for o in {o.dataset: o for o in planned}.values():
         labelled(o.table, o.kwargs.get('findings'), o.kwargs.get('views', 'frontal'))
 
-# %% ../../nbs/43_experiments.ipynb #f5d7bdc6
+# %% ../../nbs/43_experiments.ipynb #b6c147ae
 def starts_left_out(
     planned # `Trial`s
 )->dict:    # Name of a start to the reason
@@ -265,7 +265,7 @@ def shard_of(
         raise InputError(f'shard {shard!r}: expected i/n with i from 1 to n, as in 2/8')
     return planned[int(m[1]) - 1::int(m[2])]
 
-# %% ../../nbs/43_experiments.ipynb #7a47f0f0
+# %% ../../nbs/43_experiments.ipynb #73b6a79e
 def read_done(
     planned # `Trial`s
 )->pd.DataFrame: # dataset, init, fraction, seed, auroc, path
@@ -280,7 +280,7 @@ def read_done(
     res = res.sort_values(['place', 'init', 'fraction', 'seed'], ignore_index=True)
     return res.drop(columns='place')
 
-# %% ../../nbs/43_experiments.ipynb #5bccfdcc
+# %% ../../nbs/43_experiments.ipynb #73ec7e74
 def write_results(
     rows, # By `read_done`, of all trials
     out,  # Folder
@@ -298,7 +298,7 @@ def write_results(
     if set(rows['dataset']) == {''}: return
     with atomic(out/'results.csv') as p: rows.drop(columns='path').to_csv(p, index=False)
 
-# %% ../../nbs/43_experiments.ipynb #6c1a1dee
+# %% ../../nbs/43_experiments.ipynb #8a9b7285
 def remove_tables(
     planned, # `Trial`s
     out,     # Folder
@@ -308,7 +308,7 @@ def remove_tables(
     folders = {out, *(o.path.parent.parent for o in planned)}
     for folder, name in itertools.product(folders, names): (folder/name).unlink(missing_ok=True)
 
-# %% ../../nbs/43_experiments.ipynb #3d18d65c
+# %% ../../nbs/43_experiments.ipynb #aece5b29
 def finished_table(
     planned, # `Trial`s
     out,     # Folder
@@ -323,7 +323,7 @@ def finished_table(
     res.attrs['notes'] = notes
     return res
 
-# %% ../../nbs/43_experiments.ipynb #278ec647
+# %% ../../nbs/43_experiments.ipynb #f97c9644
 def check_call(
     starts,    # Arguments of `label_efficiency`
     fractions,
@@ -336,7 +336,7 @@ def check_call(
         if len(set(o)) < len(o): raise InputError(f'{list(o)}: one of them is given twice')
     if jobs == 0: raise InputError('jobs is 0: give the number of processes, or -1 for one a core')
 
-# %% ../../nbs/43_experiments.ipynb #9e110d6f
+# %% ../../nbs/43_experiments.ipynb #2095dcf3
 def run_trials(
     planned, # `Trial`s
     jobs,    # As for `label_efficiency`
@@ -412,7 +412,7 @@ def draw_start(
     ax.fill_between(mean.index, mean - half, mean + half, color=colour, alpha=.15, lw=0)
     ax.scatter(rows['fraction'], rows['auroc'], color=colour, s=16, alpha=.6, lw=0)
 
-# %% ../../nbs/43_experiments.ipynb #811bef98
+# %% ../../nbs/43_experiments.ipynb #2c835d87
 def panel_axes(
     n,  # Number of panels
     ax, # Axes, or None for a new figure
@@ -423,7 +423,7 @@ def panel_axes(
     width = 5.5 if n == 1 else min(3.2*n, 12)
     return plt.subplots(1, n, figsize=(width, 3.5), layout='constrained', squeeze=False)[1][0]
 
-# %% ../../nbs/43_experiments.ipynb #5f49f20f
+# %% ../../nbs/43_experiments.ipynb #6a620257
 def plot_label_efficiency(
     res,         # Result of `label_efficiency`
     ax=None,     # Where to draw; default: a new figure

@@ -22,7 +22,7 @@ class Run(NamedTuple):
     probs:pd.DataFrame    # The same shape
     patients:np.ndarray   # (n,)
 
-# %% ../../nbs/40g_predictions.ipynb #d148b9db
+# %% ../../nbs/40g_predictions.ipynb #8a7af5c0
 def predictions_file(
     path # File of predictions, or its folder
 )->Path:
@@ -33,7 +33,7 @@ def predictions_file(
     raise InputError(f'{path}: no such file; '
                      'give predictions.parquet of refers-finetune, or its folder')
 
-# %% ../../nbs/40g_predictions.ipynb #96d00be0
+# %% ../../nbs/40g_predictions.ipynb #12558d88
 def read_predictions_table(
     path # File of predictions
 )->pd.DataFrame: # One row per image and finding
@@ -48,7 +48,7 @@ def read_predictions_table(
     raise InputError(f'{path}: no column {", ".join(lacking)}; '
                      'expected predictions by refers-finetune')
 
-# %% ../../nbs/40g_predictions.ipynb #fa9fdfd6
+# %% ../../nbs/40g_predictions.ipynb #75c4f084
 def wide_run(
     name,     # Of the run
     rows,     # Its rows of a `read_predictions_table`
@@ -69,7 +69,7 @@ def wide_run(
     patients = np.where(patients.isna(), wide.index, patients.astype(str))
     return Run(name, fraction, seed, targets, probs, patients)
 
-# %% ../../nbs/40g_predictions.ipynb #bc368479
+# %% ../../nbs/40g_predictions.ipynb #b99f34c0
 def runs_in_file(
     path,   # File of predictions, or its folder
     prefix, # Whether names of starts get the name of the file in front
@@ -106,7 +106,7 @@ def check_comparable(
     image, finding = differs.stack().idxmax()
     raise InputError(f'{where} have other labels: {image}, {finding}')
 
-# %% ../../nbs/40g_predictions.ipynb #24304e49
+# %% ../../nbs/40g_predictions.ipynb #714d89b6
 def read_runs(
     paths       # Files predictions.parquet of `finetune` or `label_efficiency`, or their folders
 )->list:        # `Run`s on the same images, in the same order

@@ -29,7 +29,7 @@ SHARE = re.compile(r'''
     ''', re.VERBOSE | re.IGNORECASE)
 OTHER_SHARE = re.compile(r'data[\s_-]*[\d.]+[\s_-]*%?', re.IGNORECASE)  # data5 is none
 
-# %% ../../nbs/40f_release_files.ipynb #fc63887d
+# %% ../../nbs/40f_release_files.ipynb #215a1bf6
 def plain_name(
     name # Of a file or folder
 )->str:
@@ -38,7 +38,7 @@ def plain_name(
 
 SOURCE_OF = {plain_name(where): source for source, (where, _) in RELEASED.items()}
 
-# %% ../../nbs/40f_release_files.ipynb #2b281101
+# %% ../../nbs/40f_release_files.ipynb #e82282f2
 def label_share(
     name # Of a folder
 ):       # 1, 10 or 100, or None
@@ -46,7 +46,7 @@ def label_share(
     m = SHARE.fullmatch(name.strip())
     return int(m[1]) if m else None
 
-# %% ../../nbs/40f_release_files.ipynb #da16eafd
+# %% ../../nbs/40f_release_files.ipynb #26009f73
 def is_hidden(
     file,  # Path
     folder # A folder above it
@@ -55,7 +55,7 @@ def is_hidden(
     names = file.relative_to(folder).parts
     return any(o.startswith(('.', '__')) or plain_name(o) == 'dataprocessed' for o in names)
 
-# %% ../../nbs/40f_release_files.ipynb #f9131cea
+# %% ../../nbs/40f_release_files.ipynb #e9302a5a
 def prediction_files(
     folder # Path
 )->tuple:  # Files of predictions; texts that are none
@@ -72,7 +72,7 @@ def prediction_files(
                          'give Results_of_fine-tuning of the REFERS release, or a folder in it')
     return files, [p for p in texts if p not in set(files)]
 
-# %% ../../nbs/40f_release_files.ipynb #6cb6f9d1
+# %% ../../nbs/40f_release_files.ipynb #dff1b3bc
 class Place(NamedTuple):
     "What the folders of a file say"
     dataset:str
@@ -80,14 +80,14 @@ class Place(NamedTuple):
     labels:int # Percent of the training labels
     method:str
 
-# %% ../../nbs/40f_release_files.ipynb #e200f6db
+# %% ../../nbs/40f_release_files.ipynb #d3d678bc
 def says_something(
     name # Of a folder
 )->bool:
     "Whether a folder is a data set, a task or a method, by its name"
     return plain_name(name) not in NO_NAME and not label_share(name)
 
-# %% ../../nbs/40f_release_files.ipynb #9e9763f3
+# %% ../../nbs/40f_release_files.ipynb #8090a494
 def data_set_level(
     parts, # Names of folders, from the outermost
     above, # Places of those that may be a data set or a task
@@ -100,7 +100,7 @@ def data_set_level(
     below = below or [i for i in above if i >= given]
     return below[0] if below else above[-1]
 
-# %% ../../nbs/40f_release_files.ipynb #61a7deba
+# %% ../../nbs/40f_release_files.ipynb #d07f09f4
 def file_place(
     file,  # Path of predictions
     folder # The folder that was given
@@ -128,7 +128,7 @@ def as_number(
     try: return float(word.replace('_', 'x'))      # Python reads 1_0 as 10
     except ValueError: return None
 
-# %% ../../nbs/40f_release_files.ipynb #060f6bed
+# %% ../../nbs/40f_release_files.ipynb #2d78effa
 def parse_prediction(
     words, # Of a line
     where, # File and line, for the error
@@ -144,7 +144,7 @@ def parse_prediction(
         raise InputError(f'{where}: the probability is not between 0 and 1')
     return label, prob
 
-# %% ../../nbs/40f_release_files.ipynb #1316e8f5
+# %% ../../nbs/40f_release_files.ipynb #5af5449b
 def parse_predictions(
     path # File
 )->np.ndarray: # (3, n) line numbers, labels, probabilities
@@ -165,7 +165,7 @@ def parse_predictions(
     if not rows: raise InputError(f'{path}: no predictions in it')
     return np.array(rows).T
 
-# %% ../../nbs/40f_release_files.ipynb #3c9bff9f
+# %% ../../nbs/40f_release_files.ipynb #a43eeed3
 def read_predictions(
     path        # File: label (0, 1 or nan), white space, probability; a header is left out
 )->np.ndarray:  # (2, n) labels and probabilities
@@ -191,7 +191,7 @@ class ReleasedSet(NamedTuple):
     patients:object      # (n,) patients, or None
     notes:list           # What should be known about it
 
-# %% ../../nbs/40f_release_files.ipynb #52be3034
+# %% ../../nbs/40f_release_files.ipynb #174b11ad
 def check_same_labels(
     path,  # File of a method
     t,     # (n,) its labels
@@ -210,7 +210,7 @@ def check_same_labels(
     raise InputError(f'{path}:{line}: label {t[i]:g}, but {y[i]:g} in {first}:{other}; '
                      f'{differs.sum()} of {len(y)} labels differ')
 
-# %% ../../nbs/40f_release_files.ipynb #c29eb3ff
+# %% ../../nbs/40f_release_files.ipynb #59ef74cf
 def read_finding(
     files # Method to file
 )->tuple: # (n,) targets; method to (n,) probabilities
@@ -221,7 +221,7 @@ def read_finding(
     for m, (t, _) in read.items(): check_same_labels(files[m], t, files[first], y)
     return y, {m: p for m, (_, p) in read.items()}
 
-# %% ../../nbs/40f_release_files.ipynb #6b51fd13
+# %% ../../nbs/40f_release_files.ipynb #44b9167f
 def listed_images(
     lists,    # DataProcessed of the release
     source,   # Name of the data set there
@@ -241,7 +241,7 @@ def listed_images(
     what = f'{off} labels are not those of the test list, line by line'
     return None, [f'{what}: image names are not known']
 
-# %% ../../nbs/40f_release_files.ipynb #a3140d5a
+# %% ../../nbs/40f_release_files.ipynb #dee029f9
 def files_by_method(
     files # (method, path)
 )->dict:  # Method to {`plain_name` of the finding: path}
@@ -260,7 +260,7 @@ def files_by_method(
         own[finding] = path
     return res
 
-# %% ../../nbs/40f_release_files.ipynb #e30b97e6
+# %% ../../nbs/40f_release_files.ipynb #df4d29c0
 def check_lengths(
     files, # One file of each finding
     sizes, # Their number of predictions
@@ -283,7 +283,7 @@ def missing_files(
         if lacking: notes.append(f'{m} has no file for {", ".join(lacking)}')
     return notes
 
-# %% ../../nbs/40f_release_files.ipynb #8c122105
+# %% ../../nbs/40f_release_files.ipynb #e2adeed9
 def assemble_set(
     dataset, # Name
     source,  # Its name in the lists, or None
@@ -323,7 +323,7 @@ def find_lists(
     if Path(lists).expanduser().is_dir(): return lists
     raise InputError(f'{lists} is no folder; give DataProcessed of the REFERS release')
 
-# %% ../../nbs/40f_release_files.ipynb #b8c179b0
+# %% ../../nbs/40f_release_files.ipynb #805dd588
 def place_table(
     files,     # Files of predictions
     folder,    # The folder that was given
@@ -339,7 +339,7 @@ def place_table(
     df['name'] = df['dataset'].where(~several | (df['task'] == ''), with_task)
     return df
 
-# %% ../../nbs/40f_release_files.ipynb #392a004f
+# %% ../../nbs/40f_release_files.ipynb #4c842bc9
 def read_released(
     folder,             # Results_of_fine-tuning of the release, the release, or a folder in it
     lists=None,         # DataProcessed of the release; default: the one beside the results, if any

@@ -17,7 +17,7 @@ TESTED = ['difference', 'difference_low', 'difference_high', 'p']
 RELEASED_COLUMNS = ['dataset', 'labels', 'method', 'finding', 'n', 'positives',
                     'auroc', 'low', 'high', *TESTED, 'p_holm', 'verdict', 'patients', 'note']
 
-# %% ../../nbs/43a_released.ipynb #82bb8421
+# %% ../../nbs/43a_released.ipynb #936631d8
 def targets_of(
     s,       # `ReleasedSet`
     *methods # Names
@@ -26,7 +26,7 @@ def targets_of(
     lacks = np.any([np.isnan(s.probs[m]) for m in methods], axis=0)
     return np.where(lacks, np.nan, s.targets)
 
-# %% ../../nbs/43a_released.ipynb #d3d46006
+# %% ../../nbs/43a_released.ipynb #af2cf906
 def method_rows(
     s,      # `ReleasedSet`
     method, # Name
@@ -46,7 +46,7 @@ def method_rows(
     res = res.rename_axis('finding').reset_index()
     return res.assign(dataset=s.dataset, labels=s.labels, method=method)
 
-# %% ../../nbs/43a_released.ipynb #f3d7c7cc
+# %% ../../nbs/43a_released.ipynb #a0af002b
 def verdict(
     difference, # Reference minus the other
     p,          # Of its test; NaN: there was none
@@ -73,7 +73,7 @@ def set_table(
     df['verdict'] = np.where(df['method'] == ref, '', verdicts) if ref else verdicts
     return df[RELEASED_COLUMNS]
 
-# %% ../../nbs/43a_released.ipynb #6c5c74cc
+# %% ../../nbs/43a_released.ipynb #a71a2438
 def released(
     folder,             # Results_of_fine-tuning of the release, the release, or a folder in it
     lists=None,         # DataProcessed of the release; default: the one beside the results, if any
@@ -98,7 +98,7 @@ def cell_text(
     if not isinstance(value, float): return str(value).replace('|', '\\|')
     return f'{value:.4f}' if value == 0 or abs(value) >= 1e-3 else f'{value:.2g}'
 
-# %% ../../nbs/43a_released.ipynb #d3a476a5
+# %% ../../nbs/43a_released.ipynb #2fce393a
 def markdown_table(
     df # Table
 )->str:
@@ -107,7 +107,7 @@ def markdown_table(
     rows += [map(cell_text, o) for o in df.itertuples(index=False)]
     return '\n'.join(f'| {" | ".join(o)} |' for o in rows)
 
-# %% ../../nbs/43a_released.ipynb #6443db4e
+# %% ../../nbs/43a_released.ipynb #7c3efdfa
 def released_summary(
     table # By `released`
 )->str:   # Markdown: the means with their tests, and how many differences are significant
