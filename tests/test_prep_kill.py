@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from kills import by_exception
 from PIL import Image
-from test_sources import indiana
+from source_trees import indiana
 
 from refers_nb.data.prepare import prepare
 
