@@ -1,19 +1,27 @@
 """Baselines: losses against plain loops, equal budgets, kill and resume, what cannot be had or is wrong"""
-import shutil
-import numpy as np, pandas as pd, pytest, torch
-from refers_nb.training.baselines import BASELINES, TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels
-from refers_nb.training.pretext import Restorer, SimCLR, nt_xent, patches, restoration_loss, swap_squares
-from refers_nb.training.callbacks import Checkpoint
-from refers_nb.comparison import named_starts as _starts, shared_architecture as _vision
+import json, shutil
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from refers_nb.cli import _starts, _vision
 from refers_nb.core import InputError
-from refers_nb.settings import settings
-from refers_nb.training.starts import encoder_from
-from refers_nb.training.finetune import finetune
-from refers_nb.models.hub import checkpoint_config, load_encoder
 from refers_nb.data.prepare import prepare
 from refers_nb.data.studies import read_studies, write_studies
+from refers_nb.models.formats import save_timm
+from refers_nb.models.hub import checkpoint_config, load_encoder
+from refers_nb.settings import settings
+from refers_nb.training.baselines import (
+    TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels)
+from refers_nb.training.callbacks import Checkpoint
+from refers_nb.training.finetune import finetune
+from refers_nb.training.pretext import (
+    MaskedAutoencoder, nt_xent, patches, restoration_loss, swap_squares)
+from refers_nb.training.starts import encoder_from
 
-ARGS = dict(start='random', size=32, bs=16, epochs=2, save_every=2, precision='fp32', device='cpu', tensorboard=False)
+ARGS = dict(start='random', size=32, bs=16, epochs=2, save_every=2, precision='fp32', device='cpu',
+            tensorboard=False)
 
 @pytest.fixture(autouse=True)
 def silent(monkeypatch): monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
@@ -48,121 +56,153 @@ def test_swapped_squares_keep_every_pixel_that_a_single_swap_moves():
     torch.manual_seed(0)
     x = torch.arange(2*3*256.).view(2, 3, 16, 16)
     y = swap_squares(x, pairs=1, side=3)
-    for a,b in zip(x, y):
+    for a, b in zip(x, y):
         moved = (a != b).any(0)
-        if moved.sum() == 18: assert sorted(a.flatten().tolist()) == sorted(b.flatten().tolist())   # two squares apart from each other
+        apart = moved.sum() == 18                              # the two squares do not overlap
+        if apart: assert sorted(a.flatten().tolist()) == sorted(b.flatten().tolist())
         assert ((a != b) == moved).all(), 'channels move together'
     assert torch.equal(swap_squares(x, pairs=0), x)
-    assert not torch.equal(y[0]-x[0], y[1]-x[1]), 'every image has swaps of its own'
+    assert not torch.equal(y[0] - x[0], y[1] - x[1]), 'every image has swaps of its own'
 
 def test_patches_are_in_the_order_of_the_tokens():
-    x = torch.zeros(1, 1, 32, 32); x[0, 0, 16:, :16] = 1
+    x = torch.zeros(1, 1, 32, 32)
+    x[0, 0, 16:, :16] = 1
     conv = encoder_from('random', 32).vit.patch_embed
     with torch.no_grad(): tokens = conv(x)
     assert patches(x, 16).mean(-1)[0].tolist() == [0, 0, 1, 0]
     assert not torch.allclose(tokens[0, 2], tokens[0, 0]) and torch.allclose(tokens[0, 1], tokens[0, 0])
 
-def test_a_masked_autoencoder_does_not_see_what_is_hidden():
+def test_a_masked_autoencoder_does_not_see_what_is_masked():
     torch.manual_seed(0)
-    m = Restorer(dict(vision=dict(name='vit_tiny_patch16_224', size=64), task='mae', width=96, depth=1, heads=3, hide=.75)).eval()
+    vision = dict(name='vit_tiny_patch16_224', size=64)
+    model = MaskedAutoencoder(dict(vision=vision, width=96, depth=1, heads=3, mask_ratio=.75)).eval()
+
+    def restored(x):
+        torch.manual_seed(1)
+        with torch.no_grad(): return model(x)
+
     x = torch.randn(1, 1, 64, 64)
-    with torch.no_grad():
-        torch.manual_seed(1); a = m(x)
-        pixel = a.counts[0].bool()                             # spoil hidden patches only
-        y = x.clone()
-        for p in pixel.nonzero().flatten().tolist(): y[..., p//4*16:p//4*16+16, p%4*16:p%4*16+16] += 5
-        torch.manual_seed(1); b = m(y)
-    assert torch.equal(a.counts, b.counts) and a.counts.sum() == 12
+    a = restored(x)
+    spoilt = x.clone()
+    for p in a.mask[0].nonzero().flatten().tolist():           # masked patches only
+        top, left = p//4*16, p % 4*16
+        spoilt[..., top:top + 16, left:left + 16] += 5
+    b = restored(spoilt)
+    assert torch.equal(a.mask, b.mask) and a.mask.sum() == 12
     assert torch.allclose(a.pixels, b.pixels, atol=1e-5)
-    assert restoration_loss(a._replace(pixels=a.pixels + 7*(1-a.counts[..., None])), None) == restoration_loss(a, None)
+    elsewhere = a._replace(pixels=a.pixels + 7*(1 - a.mask[..., None]))
+    assert restoration_loss(elsewhere, None) == restoration_loss(a, None)
 
 def test_every_method_sees_as_many_images_in_as_many_steps(table, tmp_path, runs):
-    import json
     both = baseline('matching', table, tmp_path/'matching', vocab=200, **ARGS)
     records = [json.loads((o.parent/'run.json').read_text()) for o in (*runs.values(), both)]
     assert len({o['steps'] for o in records}) == 1
     seen = [o['images_seen'] for o in records]
     assert max(seen)/min(seen) < 1.05, seen
-    n,steps = images_of(read_studies(table), 2, 16)
+    n, steps = images_of(read_studies(table), n_views=2, bs=16)
     assert records[0]['steps'] == 2*steps and seen[0] == 2*n*steps
 
 def test_every_run_moves_its_encoder_and_names_its_method(runs, table, tmp_path):
     torch.manual_seed(0)
-    for task,run in runs.items():
+    for task, run in runs.items():
         history = pd.read_csv(run.parent/'history.csv')
-        assert np.isfinite(history['valid_loss']).all() and history['valid_loss'].iloc[-1] < history['valid_loss'].iloc[0], task
+        valid_loss = history['valid_loss']
+        assert np.isfinite(valid_loss).all() and valid_loss.iloc[-1] < valid_loss.iloc[0], task
         assert method_of(run) == task
-        a,b = load_encoder(run).vit.state_dict(),load_encoder(runs['mae' if task != 'mae' else 'simclr']).vit.state_dict()
+        a = load_encoder(run).vit.state_dict()
+        b = load_encoder(runs['mae' if task != 'mae' else 'simclr']).vit.state_dict()
         assert a.keys() == b.keys() and not all(torch.equal(a[k], b[k]) for k in a)
         assert str(table) not in (run/'README.md').read_text()
     res = finetune(table, runs['simclr'], steps=2, bs=4, evals=1, size=32, device='cpu')
     assert 0 <= res.macro <= 1
 
-@pytest.mark.parametrize('task', ['mae', 'simclr'])
+@pytest.mark.parametrize('task', ['mae', pytest.param('simclr', marks=pytest.mark.slow)])
 def test_killed_and_resumed_is_bit_for_bit(task, table, runs, tmp_path, monkeypatch):
-    from safetensors.torch import load_file
     class Killed(BaseException): pass
-    step,n = Checkpoint.after_batch,[0]
+    step = Checkpoint.after_batch
+    count = 0
     def dying(self):
-        step(self); n[0] += 1
-        if n[0] in (3, 8): raise Killed()
+        nonlocal count
+        step(self)
+        count += 1
+        if count in (3, 8): raise Killed()
     monkeypatch.setattr(Checkpoint, 'after_batch', dying)
+    out = tmp_path/'run'
     for _ in range(2):
-        with pytest.raises(Killed): pretrain_images(table, tmp_path/'run', task, **ARGS)
-    assert not (tmp_path/'run'/'checkpoint').exists() and (tmp_path/'run'/'state.pt').exists()
-    done = pretrain_images(table, tmp_path/'run', task, **ARGS)
-    a,b = (load_file(o/'model.safetensors') for o in (done, runs[task]))
+        with pytest.raises(Killed): pretrain_images(table, out, task, **ARGS)
+    assert not (out/'checkpoint').exists() and (out/'state.pt').exists()
+    done = pretrain_images(table, out, task, **ARGS)
+    a, b = (load_file(o/'model.safetensors') for o in (done, runs[task]))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert (tmp_path/'run'/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
+    assert (out/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
 
 def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path):
     s = settings(pretrain_preset='tiny')
-    arch,size = _vision(str(runs['mae']), None, s)
+    mae, simclr = str(runs['mae']), str(runs['simclr'])
+    arch, size = _vision(mae, None, s)
     assert size == 32 and arch == dict(name='vit_tiny_patch16_224', in_chans=1)
-    assert list(_starts(str(runs['mae']), f'{runs["simclr"]}, random', arch)) == ['mae', 'simclr', 'random']
-    shutil.copytree(runs['mae'], tmp_path/'again'/'checkpoint')
-    assert list(_starts(str(runs['mae']), str(tmp_path/'again'/'checkpoint'), arch)) == ['mae', 'again']
-    with pytest.raises(InputError, match='two starts are called mae'): _starts(str(runs['mae']), str(runs['mae']), arch)
+    assert list(_starts(mae, f'{simclr}, random', s, arch)) == ['mae', 'simclr', 'random']
+    again = tmp_path/'again'/'checkpoint'
+    shutil.copytree(mae, again)
+    assert list(_starts(mae, str(again), s, arch)) == ['mae', 'again']
+    with pytest.raises(InputError, match='two starts are called mae'): _starts(mae, mae, s, arch)
 
 def test_a_finished_run_is_not_overwritten(table, runs):
-    assert pretrain_images(table, runs['mae'].parent, 'mae', **ARGS) == runs['mae']
-    with pytest.raises(InputError, match='epochs was 2, now 3'): pretrain_images(table, runs['mae'].parent, 'mae', **ARGS | dict(epochs=3))
+    out = runs['mae'].parent
+    assert pretrain_images(table, out, 'mae', **ARGS) == runs['mae']
+    with pytest.raises(InputError, match='epochs was 2, now 3'):
+        pretrain_images(table, out, 'mae', **ARGS | dict(epochs=3))
     other = table.parent/'other'
     write_studies(read_studies(table).iloc[1:], other)
-    with pytest.raises(InputError, match='other arguments: table_digest was'): pretrain_images(other, runs['mae'].parent, 'mae', **ARGS)
-    with pytest.raises(InputError, match="task was 'mae', now 'context'"): pretrain_images(table, runs['mae'].parent, 'context', **ARGS)
+    with pytest.raises(InputError, match='other arguments: table_digest was'):
+        pretrain_images(other, out, 'mae', **ARGS)
+    with pytest.raises(InputError, match="task was 'mae', now 'context'"):
+        pretrain_images(table, out, 'context', **ARGS)
 
 def test_labels_come_from_reports_alone(table):
     df = read_studies(table)
     told = report_labels(df)
-    assert not any(o in told for o in df if o.startswith('label:') and o[6:].islower()), 'labels of the table are gone'
+    own = [o for o in df if o.startswith('label:') and o.removeprefix('label:').islower()]
+    assert not any(o in told for o in own), 'labels of the table are gone'
     labels = [o for o in told if o.startswith('label:')]
     train = told[told['split'] == 'train'][labels]
     assert len(labels) > 3 and ((train == 1).sum() >= 10).all() and ((train == 0).sum() >= 10).all()
-    assert len(report_labels(df.assign(report=np.where(df['study'] == df['study'].iloc[0], '', df['report'])))) < len(df)
-    with pytest.raises(InputError, match='no finding is told'): report_labels(df.assign(report='The heart is normal.'))
+    one_silent = df.assign(report=np.where(df['study'] == df['study'].iloc[0], '', df['report']))
+    assert len(report_labels(one_silent)) < len(df)
+    with pytest.raises(InputError, match='no finding is told'):
+        report_labels(df.assign(report='The heart is normal.'))
     with pytest.raises(InputError, match='No study with a report'): images_of(df.assign(report=''))
 
-def test_what_cannot_be_had_is_a_row_and_what_is_wrong_an_error(table, tmp_path):
-    res = baselines(table, tmp_path, ('random', 'imagenet', 'mae'), imagenet='vit_imaginary', **ARGS)
-    assert res.loc['imagenet', 'note'].startswith('not to be had') and pd.isna(res.loc['imagenet', 'start'])
+def test_what_cannot_be_had_is_a_row_without_paths(table, tmp_path):
+    methods = 'random', 'imagenet', 'mae'
+    res = baselines(table, tmp_path, methods, imagenet='vit_imaginary', **ARGS | dict(epochs=1))
+    assert res.loc['imagenet', 'note'].startswith('not to be had')
+    assert pd.isna(res.loc['imagenet', 'start'])
     assert res.loc['random', 'start'] == 'random' and res.loc['mae', 'steps'] > 0
-    assert list(pd.read_csv(tmp_path/'baselines.csv')['method']) == ['random', 'imagenet', 'mae']
+    assert tuple(pd.read_csv(tmp_path/'baselines.csv')['method']) == methods
+    hidden = tmp_path/'secret'/'weights.safetensors'
+    res = baselines(table, tmp_path, ('imagenet',), imagenet=str(hidden), **ARGS)
+    note = res.loc['imagenet', 'note']
+    assert 'weights.safetensors' in note and 'secret' not in note
+
+def test_what_is_wrong_is_an_error(table, tmp_path):
     with pytest.raises(InputError, match="'moco' is no method"): baselines(table, tmp_path, ('moco',))
-    with pytest.raises(InputError, match='no pre-training takes colour'): baseline('mae', table, tmp_path/'x', colour=1)
+    with pytest.raises(InputError, match='no pre-training takes colour'):
+        baseline('mae', table, tmp_path/'x', colour=1)
     with pytest.raises(InputError, match='method is'): baseline('random', table, tmp_path/'x')
-    with pytest.raises(InputError, match="changes of 'simclar'"): baselines(table, tmp_path, ('simclr',), changes=dict(simclar=dict(scale=.5)))
-    res = baselines(table, tmp_path, ('imagenet',), imagenet=str(tmp_path/'secret'/'weights.safetensors'), **ARGS)
-    assert 'weights.safetensors' in res.loc['imagenet', 'note'] and 'secret' not in res.loc['imagenet', 'note']
-    with pytest.raises(InputError, match='begin is'): baselines(table, tmp_path, begin='photographs')
+    with pytest.raises(InputError, match="changes of 'simclar'"):
+        baselines(table, tmp_path, ('simclr',), changes=dict(simclar=dict(scale=.5)))
+    with pytest.raises(InputError, match='start is'): baselines(table, tmp_path, start='photographs')
     with pytest.raises(InputError, match='task is'): pretrain_images(table, tmp_path/'x', 'jigsaw')
     with pytest.raises(InputError, match='opt is'): pretrain_images(table, tmp_path/'x', 'mae', opt='adam')
-    with pytest.raises(InputError, match='task is'): Restorer(dict(vision={}, task='jigsaw'))
 
 def test_starts_from_given_weights(table, tmp_path):
-    from refers_nb.models.formats import save_timm
-    save_timm(encoder_from('random', 32), tmp_path/'timm')
-    res = baselines(table, tmp_path/'runs', ('imagenet', 'context'), imagenet=tmp_path/'timm', begin='imagenet', **ARGS | dict(epochs=1, lr=0.))
-    a,b = encoder_from(tmp_path/'timm', 32).state_dict(),load_encoder(res.loc['context', 'start']).state_dict()
-    assert all(torch.equal(a[k], b[k]) for k in a), 'without a learning rate the weights stay those of the file'
+    weights = tmp_path/'timm'
+    save_timm(encoder_from('random', 32), weights)
+    args = {k: v for k, v in ARGS.items() if k != 'start'} | dict(epochs=1, lr=0.)
+    methods = 'imagenet', 'context'
+    res = baselines(table, tmp_path/'runs', methods, weights, start='imagenet', **args)
+    a = encoder_from(weights, 32).state_dict()
+    b = load_encoder(res.loc['context', 'start']).state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a), 'at a learning rate of 0 the weights stay'
     assert checkpoint_config(res.loc['context', 'start'])['training']['start'] == 'timm'
