@@ -3,9 +3,9 @@
     python benchmarks/baselines.py OUT                                         # phantoms, three fractions, five seeds
     python benchmarks/baselines.py OUT --reports DIR --sets a=DIR,b=DIR ...    # folders by refers-prep
     python benchmarks/baselines.py OUT --reports iu --sets iu=iu,nih=nih,covid=covid --folds nih,covid --findings nih=Pneumonia --steps iu=100/100/300,nih=100,covid=60 \
-        --imagenet WEIGHTS --begin imagenet --size 160 --epochs 12 --seeds 4    # the real table of the README
+        --imagenet WEIGHTS --start imagenet --size 160 --epochs 12 --seeds 4    # the real table of the README
 
-All pre-trainings have the same encoder, the same start (`--begin`), the same number of images seen and of steps, and the default learning rates
+All pre-trainings have the same encoder, the same start (`--start`), the same number of images seen and of steps, and the default learning rates
 of this library; all fine-tunings the same steps. Two rows of one set differ in the start alone. `--steps` and `--findings` may be given by set:
 `--steps iu=100/100/200,nih=100` (one number, or one a fraction), `--findings nih=Pneumonia`. Sets in `--folds` are cut into `--parts` by patient; a seed tests one of them.
 Goes on where it was stopped; OUT/results.csv holds a row a cell, OUT/tests.csv the tests against REFERS, OUT/report.md both for people.
@@ -14,7 +14,7 @@ import argparse, os, time, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import matplotlib; matplotlib.use('Agg')
-from refers_nb.training.baselines import BASELINES, IMAGENET, baselines
+from refers_nb.training.baselines import BASELINES, baselines
 from refers_nb.training.pretrain import PHANTOM_RECIPE
 from refers_nb.data.sources.phantom import phantom_set
 from refers_nb.core import atomic
@@ -50,15 +50,15 @@ def given(a, fractions, seeds):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('out', type=Path); p.add_argument('--reports'); p.add_argument('--sets', default='')
-    p.add_argument('--methods', default=','.join(BASELINES)); p.add_argument('--imagenet', default=IMAGENET)
-    p.add_argument('--begin', default='random', choices=['random', 'imagenet']); p.add_argument('--size', type=int, default=128)
+    p.add_argument('--methods', default=','.join(BASELINES)); p.add_argument('--imagenet', default='imagenet')
+    p.add_argument('--start', default='random', choices=['random', 'imagenet']); p.add_argument('--size', type=int, default=128)
     p.add_argument('--epochs', type=int); p.add_argument('--seeds', type=int); p.add_argument('--jobs', type=int, default=os.cpu_count())
     p.add_argument('--folds', default=''); p.add_argument('--parts', type=int, default=5); p.add_argument('--steps', default=''); p.add_argument('--findings', default='')
     a = p.parse_args()
     began,fractions,seeds = time.monotonic(),(.01, .1, 1.),range(a.seeds or (3 if a.sets else 5))
     with run_record(a.out, vars(a) | dict(out=str(a.out))):
         reports,sets,recipe = given(a, fractions, seeds) if a.sets else phantoms(a.out, a)
-        starts = baselines(reports, a.out/'runs', a.methods.split(','), a.imagenet, a.begin, jobs=a.jobs, tensorboard=False, **recipe)
+        starts = baselines(reports, a.out/'runs', a.methods.split(','), a.imagenet, a.start, jobs=a.jobs, tensorboard=False, **recipe)
         half = time.monotonic()
         res = label_efficiency(sets, starts['start'].dropna().to_dict(), a.out, fractions, seeds, jobs=a.jobs)
         tests = efficiency_tests(a.out, 'refers')

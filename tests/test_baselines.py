@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from refers_nb.cli import _starts, _vision
+from refers_nb.comparison import named_starts, shared_architecture
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
 from refers_nb.data.studies import read_studies, write_studies
@@ -139,13 +139,13 @@ def test_killed_and_resumed_is_bit_for_bit(task, table, runs, tmp_path, monkeypa
 def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path):
     s = settings(pretrain_preset='tiny')
     mae, simclr = str(runs['mae']), str(runs['simclr'])
-    arch, size = _vision(mae, None, s)
+    arch, size = shared_architecture(mae, None, s)
     assert size == 32 and arch == dict(name='vit_tiny_patch16_224', in_chans=1)
-    assert list(_starts(mae, f'{simclr}, random', s, arch)) == ['mae', 'simclr', 'random']
+    assert list(named_starts(mae, f'{simclr}, random', arch)) == ['mae', 'simclr', 'random']
     again = tmp_path/'again'/'checkpoint'
     shutil.copytree(mae, again)
-    assert list(_starts(mae, str(again), s, arch)) == ['mae', 'again']
-    with pytest.raises(InputError, match='two starts are called mae'): _starts(mae, mae, s, arch)
+    assert list(named_starts(mae, str(again), arch)) == ['mae', 'again']
+    with pytest.raises(InputError, match='two starts are called mae'): named_starts(mae, mae, arch)
 
 def test_a_finished_run_is_not_overwritten(table, runs):
     out = runs['mae'].parent

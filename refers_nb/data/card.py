@@ -17,6 +17,7 @@ class DataCard(str):
     "Markdown that notebooks render"
     def _repr_markdown_(self): return str(self)
 
+# %% ../../nbs/13b_card.ipynb #ce35a5f0
 def markdown_table(
     rows, # List of rows; whole numbers get commas
     head, # Names of the columns
@@ -31,7 +32,7 @@ def markdown_table(
         lines.append(f"| {' | '.join(cells)} |")
     return '\n'.join(lines)
 
-# %% ../../nbs/13b_card.ipynb #992e4525
+# %% ../../nbs/13b_card.ipynb #8d15ddb6
 def positives(
     x # Labels (n,): 1, 0 or missing
 )->str:
@@ -40,6 +41,7 @@ def positives(
     known = int(x.notna().sum())
     return f'{n:,} of {known:,} ({n/max(known, 1):.1%})'
 
+# %% ../../nbs/13b_card.ipynb #82fc20bb
 def spread(
     x # Numbers (n,), some of them missing
 )->str:
@@ -48,6 +50,7 @@ def spread(
     if not len(x): return '-'
     return f'{x.median():,.0f} ({x.min():,.0f} to {x.max():,.0f})'
 
+# %% ../../nbs/13b_card.ipynb #12d3d13b
 def report_lengths(
     studies # DataFrame with one row per study
 ):          # Series
@@ -65,6 +68,7 @@ def with_sizes(
     sizes = {f'original {side}': store.index[side].values[at] for side in ('width', 'height')}
     return df.assign(**sizes)
 
+# %% ../../nbs/13b_card.ipynb #11743f9c
 def image_lines(df):
     "Lines of the card that count images: {line: number or text}"
     lines = {f'view {view}': int((df['view'] == view).sum()) for view in VIEWS}
@@ -72,6 +76,7 @@ def image_lines(df):
         if side in df: lines[f'{side}, pixels'] = spread(df[side])
     return lines
 
+# %% ../../nbs/13b_card.ipynb #02e6ada3
 def report_lines(studies):
     "Lines of the card on reports, of a table with one row per study"
     words = report_lengths(studies)
@@ -82,7 +87,7 @@ def report_lines(studies):
         lines['reports without findings'] = int((sections == 'impression').sum())
     return lines
 
-# %% ../../nbs/13b_card.ipynb #9d0e051a
+# %% ../../nbs/13b_card.ipynb #45b960dd
 def people_lines(df, studies):
     "Lines of the card on age, counted in studies, and sex, counted in patients"
     lines = {}
@@ -95,6 +100,7 @@ def people_lines(df, studies):
         lines['patients of unknown sex'] = df['patient'].nunique() - int(sexes.notna().sum())
     return lines
 
+# %% ../../nbs/13b_card.ipynb #38902a85
 def card_lines(
     df # Study table or a part of one
 ):     # {line of the card: number or text}
@@ -103,13 +109,14 @@ def card_lines(
     counts = dict(images=len(df), studies=len(studies), patients=df['patient'].nunique())
     return counts | image_lines(df) | report_lines(studies) | people_lines(df, studies)
 
-# %% ../../nbs/13b_card.ipynb #499869cc
+# %% ../../nbs/13b_card.ipynb #9a71422d
 def annotation_counts(
     x # Annotations (n,)
 ):    # List of four numbers
     "Positive, negative, uncertain and missing annotations"
     return [*(int((x == value).sum()) for value in (1, 0, -1)), int(x.isna().sum())]
 
+# %% ../../nbs/13b_card.ipynb #2ad3bee3
 def copies_in_words(
     pairs # Result of `duplicates`
 )->str:
@@ -179,6 +186,7 @@ def finding_shares(
     shares = pd.DataFrame(rows, columns=['finding', 'positive', 'uncertain'])
     return shares.set_index('finding').sort_values('positive')
 
+# %% ../../nbs/13b_card.ipynb #cf4cfd44
 def plot_findings(ax, df):
     "Draw the shares of the 14 commonest findings"
     shares = finding_shares(df).tail(14)
@@ -191,7 +199,7 @@ def plot_findings(ax, df):
     ax.set(xlabel='share of the images', ylim=(-.6, max(len(shares), 3) - .4))
     ax.legend(loc='lower right')
 
-# %% ../../nbs/13b_card.ipynb #d937df12
+# %% ../../nbs/13b_card.ipynb #7d9a6987
 def plot_views(ax, df):
     "Draw the images by split and view"
     splits = [s for s in SPLITS if (df['split'] == s).any()]
@@ -203,6 +211,7 @@ def plot_views(ax, df):
     ax.set(ylabel='images')
     ax.legend()
 
+# %% ../../nbs/13b_card.ipynb #8009381b
 def plot_words(ax, df):
     "Draw the lengths of the reports"
     words = report_lengths(df.drop_duplicates('study'))
@@ -210,7 +219,7 @@ def plot_words(ax, df):
     ax.hist(words, bins=range(0, longest + 10, max(1, longest//30)))
     ax.set(xlabel='words in a report', ylabel='studies')
 
-# %% ../../nbs/13b_card.ipynb #c5a6c5fc
+# %% ../../nbs/13b_card.ipynb #ea7aa758
 def plot_ages(ax, df):
     "Draw the ages at the studies, one line per sex"
     studies = df.drop_duplicates('study')
@@ -221,6 +230,7 @@ def plot_ages(ax, df):
     ax.set(xlabel='age, years', ylabel='studies')
     if 'sex' in studies: ax.legend(title='sex')
 
+# %% ../../nbs/13b_card.ipynb #2f9938fa
 def plot_sizes(ax, df):
     "Draw which original sizes there are"
     sizes = df[['original width', 'original height']].drop_duplicates()

@@ -24,13 +24,14 @@ def hash_distance(
     "Bits in which hashes differ"
     return _ONES[(a ^ b).view(np.uint8).reshape(-1, 8)].sum(1)
 
-# %% ../../nbs/13a_copies.ipynb #166546f8
+# %% ../../nbs/13a_copies.ipynb #abab4efd
 def bit_groups(
     n:int # Groups
 ):        # List of n masks, uint64
     "The 64 bits, dealt to groups"
     return [np.uint64(sum(1 << bit for bit in range(k, 64, n))) for k in range(n)]
 
+# %% ../../nbs/13a_copies.ipynb #e22986c4
 def equal_pairs(
     key,      # (n,)
     most:int, # Steps at most
@@ -80,6 +81,7 @@ def pairs_of_images(
     once = (close['a'] != close['b']) | (close['image_x'] < close['image_y'])
     return close.loc[once, ['image_x', 'image_y']].values
 
+# %% ../../nbs/13a_copies.ipynb #d0b2a4ee
 def candidate_pairs(
     h,        # Hashes (n,) uint64, one per image
     bits:int, # Bits in which two differ at most
@@ -101,7 +103,7 @@ def candidate_pairs(
                      'and are paired with the first only.')
     return pairs, notes
 
-# %% ../../nbs/13a_copies.ipynb #cc77e72f
+# %% ../../nbs/13a_copies.ipynb #2a0d3239
 def detail(
     imgs # Images (n, size, size)
 ):       # Unit vectors (n, 4096); all flat images are the same
@@ -114,6 +116,7 @@ def detail(
     x[flat] = 1
     return x/np.linalg.norm(x, axis=1, keepdims=True)
 
+# %% ../../nbs/13a_copies.ipynb #cad1cb16
 def detail_correlation(
     store, # `ImageStore`
     rows,  # Rows of the images in the store (n,)

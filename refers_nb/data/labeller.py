@@ -18,11 +18,9 @@ import pandas as pd
 from fastcore.basics import patch
 from ..core import InputError
 
-# %% ../../nbs/10a_labeller.ipynb #99540ae8
-def any_of(
-    *patterns # Regular expressions; the first that fits counts
-)->str:       # One regular expression
-    "A pattern of alternatives"
+# %% ../../nbs/10a_labeller.ipynb #afe2d7f5
+def any_of(*patterns):
+    "One regular expression of several, of which the first that fits counts"
     return '|'.join(patterns)
 
 # %% ../../nbs/10a_labeller.ipynb #d889e9d2
@@ -107,7 +105,7 @@ ANATOMY = [BodyPart(*o) for o in (
     (any_of('lung', r'aort\w+', 'hil(?:um|a|ar)', r'trachea\w*', '(?:hemi)?diaphragms?',
             'soft tissues?', 'pulmonary arter(?:y|ies)', 'spine', 'abdomen'), [], ''))]
 
-# %% ../../nbs/10a_labeller.ipynb #ff1e6419
+# %% ../../nbs/10a_labeller.ipynb #8af7bffb
 PRESENT, ABSENT, UNCERTAIN = 1, 0, -1
 
 STATES = dict(
@@ -117,6 +115,7 @@ STATES = dict(
              r'indistinct|coarse\w*',
     blunted=r'blunt\w+|obscured')
 
+# %% ../../nbs/10a_labeller.ipynb #2ad7aebf
 def value_of_state(
     state:str,    # One of `STATES`
     part,         # `BodyPart`
@@ -199,7 +198,7 @@ class Event(NamedTuple):
     what:object # Finding, `BodyPart`, state, `Cue`, or name of the alternative
     gap:str     # The text between it and the event before
 
-# %% ../../nbs/10a_labeller.ipynb #f6442470
+# %% ../../nbs/10a_labeller.ipynb #40293120
 _TABLE = [ # kind, what, pattern
     ('none', None, NO_CUES),
     ('normal chest', None, NORMAL_CHEST),
@@ -210,10 +209,9 @@ _TABLE = [ # kind, what, pattern
     *(('state', state, pattern) for state,pattern in STATES.items())]
 _EVENT = re.compile(rf"(?<!\w)(?:{'|'.join(f'({pattern})' for *_,pattern in _TABLE)})(?!\w)")
 
-def events(
-    statement:str # In lower case
-):                # Yields `Event`
-    "What a statement says, in order"
+# %% ../../nbs/10a_labeller.ipynb #dd33696d
+def events(statement):
+    "Yield each `Event` of a statement in lower case, in order"
     end = 0
     for m in _EVENT.finditer(statement):
         kind, what, _ = _TABLE[m.lastindex - 1]
@@ -281,13 +279,14 @@ def cut_at(
         else: draft.add(separator, piece)
     yield ''.join(draft.text)
 
-# %% ../../nbs/10a_labeller.ipynb #3adbd0c0
+# %% ../../nbs/10a_labeller.ipynb #4ed92aba
 _PART_END = re.compile(r'''
     [.;?!](?=\s|$)
   | \b(?:but|however|although|though|while|whereas|except)\b
   | \s[-–]\s
 ''', re.VERBOSE)
 
+# %% ../../nbs/10a_labeller.ipynb #2a6c3869
 def statements(
     text:str  # Report, any case
 )->list[str]: # Lower case, in order, without the marks they were cut at
@@ -359,7 +358,7 @@ def name_state(self:StatementReader, state):
     else: self.adjective = state, self.mode
     if state == 'borderline': self.mode = UNCERTAIN # and so is "borderline cardiomegaly"
 
-# %% ../../nbs/10a_labeller.ipynb #bb89a37d
+# %% ../../nbs/10a_labeller.ipynb #6d196f65
 @patch
 def turn(self:StatementReader, value):
     "What was said since the last cue is to be taken so"
@@ -374,6 +373,7 @@ def expect(self:StatementReader, value):
     self.mode = value
     self.turned = len(self.mentions)
 
+# %% ../../nbs/10a_labeller.ipynb #8c6530ae
 @patch
 def obey(self:StatementReader, cue):
     "Turn what a cue turns"
@@ -396,6 +396,7 @@ def take(self:StatementReader, event):
         case 'cue': self.obey(event.what)
         case 'normal chest': self.mentions += [Mention(o, ABSENT) for o in CHEXPERT_FINDINGS[1:-1]]
 
+# %% ../../nbs/10a_labeller.ipynb #fbb8e195
 def read_statement(
     statement:str # One of `statements`
 )->list:          # `Mention`s, in order
@@ -423,6 +424,7 @@ def label_report(
     found['No Finding'] = int(not abnormal)
     return {finding: found[finding] for finding in CHEXPERT_FINDINGS if finding in found}
 
+# %% ../../nbs/10a_labeller.ipynb #6c3f46e2
 def label_reports(
     texts # Reports
 )->pd.DataFrame: # (n, 14) float32: 1 present, 0 absent, -1 uncertain, NaN not mentioned

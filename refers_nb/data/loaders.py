@@ -20,13 +20,14 @@ from ..core import InputError
 from .report import swap_sides
 from .studies import by_study, label_names
 
-# %% ../../nbs/14_loaders.ipynb #58e24c45
+# %% ../../nbs/14_loaders.ipynb #5887347e
 def normalise(
     x # 8-bit grey (..., h, w)
 ):    # float32, about -1 to 1
     "To mean and deviation 0.5, as timm's ImageNet-21k transformers expect"
     return x.float().div_(127.5).sub_(1)
 
+# %% ../../nbs/14_loaders.ipynb #d6a43815
 def denormalise(
     x # Normalised or 8-bit grey (..., h, w)
 ):    # Plain tensor on the CPU, 0 to 255
@@ -38,6 +39,7 @@ def denormalise(
 class Views(TensorBase):
     "Views of one study (k, 1, h, w), 8-bit or normalised"
 
+# %% ../../nbs/14_loaders.ipynb #3e5d8fc9
 @patch
 def show(self:Views,
     mask=None,    # Which views exist (k,), default: all
@@ -88,7 +90,7 @@ class StudyItems:
         "Images shown in one pass"
         return sum(min(self.k, len(rows)) for rows in self.rows)
 
-# %% ../../nbs/14_loaders.ipynb #45220017
+# %% ../../nbs/14_loaders.ipynb #ca328257
 @patch
 def __getitem__(self:StudyItems, i):
     "One study: views, mask, and its report in the pieces of every reader"
@@ -105,6 +107,7 @@ def __getitem__(self:StudyItems, i):
     mask = torch.arange(self.k) < len(rows)
     return Views(torch.from_numpy(views)), mask, *(tok(report) for tok in self.tok.readers)
 
+# %% ../../nbs/14_loaders.ipynb #625990f8
 @patch
 def collate(self:StudyItems, items):
     "Items as a batch: views (bs, k, 1, h, w), mask (bs, k), reports (bs, t)"
@@ -112,7 +115,7 @@ def collate(self:StudyItems, items):
     padded = [tok.pad(texts) for tok,texts in zip(self.tok.readers, reports)]
     return Views(torch.stack(views)), torch.stack(mask), *padded
 
-# %% ../../nbs/14_loaders.ipynb #4d64e4b2
+# %% ../../nbs/14_loaders.ipynb #2aaaa8c3
 def uniform(
     low,    # Lower limit
     high,   # Upper limit
@@ -123,6 +126,7 @@ def uniform(
     "Random numbers, drawn where the generator is"
     return torch.rand(n, generator=gen, device=gen.device).to(device)*(high - low) + low
 
+# %% ../../nbs/14_loaders.ipynb #907aa83c
 class Augment:
     "8-bit images to normalised ones of the model's size; at random with a generator, plain without"
     def __init__(self,
@@ -160,6 +164,7 @@ def shrink(
     "Reduce images with anti-aliasing, which sampling on a grid does not do"
     return F.interpolate(x.float(), (size, size), mode='bilinear', antialias=True)
 
+# %% ../../nbs/14_loaders.ipynb #1ab855bd
 @patch
 def __call__(self:Augment,
     x,        # 8-bit images (n, 1, h, w)
@@ -200,7 +205,7 @@ class SeededLoader(DataLoader):
         args = dict(augment=self.augment, train=False, seed=self.seed)
         return super().new(dataset, cls, **{**args, **kwargs})
 
-# %% ../../nbs/14_loaders.ipynb #5f336e2c
+# %% ../../nbs/14_loaders.ipynb #11bff017
 @patch
 def at(self:SeededLoader,
     epoch:int,  # Counted from 0
@@ -211,6 +216,7 @@ def at(self:SeededLoader,
     self.skip = skip
     return self
 
+# %% ../../nbs/14_loaders.ipynb #0036c2f5
 @patch
 def order(self:SeededLoader, epoch):
     "Positions of all items, in the order of an epoch"
@@ -222,7 +228,7 @@ def batch_idxs(self:SeededLoader, epoch, batch):
     "Positions of the items of one batch"
     return self.order(epoch)[batch*self.bs:(batch + 1)*self.bs]
 
-# %% ../../nbs/14_loaders.ipynb #40b0620d
+# %% ../../nbs/14_loaders.ipynb #76cbe715
 @patch
 def get_idxs(self:SeededLoader):
     "Positions of what is to come in this epoch"
@@ -238,6 +244,7 @@ def after_iter(self:SeededLoader):
     "Go on to the next epoch"
     self.at(self.epoch + 1)
 
+# %% ../../nbs/14_loaders.ipynb #e5b64c0f
 @patch
 def create_batch(self:SeededLoader, items):
     "The items know how they make a batch"
@@ -258,6 +265,7 @@ def after_batch(self:SeededLoader, b):
     self.batch += 1
     return self.dataset.augmented(b, self.augment, gen)
 
+# %% ../../nbs/14_loaders.ipynb #d157d26a
 @patch
 def augmented(self:StudyItems, b, augment, gen):
     "A batch with its views augmented, (bs, k, 1, size, size)"
@@ -271,6 +279,7 @@ def augmented(self:StudyItems, b, augment, gen):
 class StudyLoader(SeededLoader):
     "A loader of studies with reports, which shows them"
 
+# %% ../../nbs/14_loaders.ipynb #c1b2aa11
 @patch
 def show_batch(self:StudyLoader,
     b=None,      # Batch, default: the next one
@@ -338,7 +347,7 @@ class LabelItems:
 
     def __len__(self): return len(self.rows)
 
-# %% ../../nbs/14_loaders.ipynb #ea56f52d
+# %% ../../nbs/14_loaders.ipynb #9d4a585a
 @patch
 def __getitem__(self:LabelItems, i):
     "One image and its targets"
@@ -351,6 +360,7 @@ def __getitem__(self:LabelItems, i):
             targets = targets[self.order]
     return torch.from_numpy(np.array(image))[None], torch.from_numpy(np.array(targets))
 
+# %% ../../nbs/14_loaders.ipynb #869a1e70
 @patch
 def collate(self:LabelItems, items):
     "Items as a batch: images (bs, 1, h, w), targets (bs, c)"

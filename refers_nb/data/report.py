@@ -11,7 +11,7 @@ __all__ = ['HEADINGS', 'mend_punctuation', 'clean', 'heading_key', 'split_at_hea
 import re
 from ..core import InputError
 
-# %% ../../nbs/10_report.ipynb #e06f3290
+# %% ../../nbs/10_report.ipynb #3fb0e6b8
 _STRANDED = [ # pattern of what hangs in the air, and what takes its place
     (r'\s+([.,;:?!)])', r'\1'),                      # 'clear .'            -> 'clear.'
     (r'([(])\s+', r'\1'),                            # '( see above)'       -> '(see above)'
@@ -25,6 +25,7 @@ def _without_empty_bracket(m):
     "What stays of an opening bracket and the marks after it: '(' of '(see', nothing of '( , )'"
     return ' ' + m[0].rpartition(')')[2] if ')' in m[0] else m[0]
 
+# %% ../../nbs/10_report.ipynb #980ac9f4
 def mend_punctuation(
     text:str # Text out of which words were cut
 )->str:      # One line
@@ -73,11 +74,12 @@ HEADINGS = dict( # key of a section -> the names that hospitals give it
     preamble='final report')
 _KEY_OF = {name: key for key,names in HEADINGS.items() for name in names.split('|')}
 
-# %% ../../nbs/10_report.ipynb #a4c68734
+# %% ../../nbs/10_report.ipynb #f13eccc4
 def _longest_first(names):
     "A pattern of any of the names; the longest first, or 'findings' would be read as 'finding'"
     return '|'.join(re.escape(name) for name in sorted(names, key=len, reverse=True))
 
+# %% ../../nbs/10_report.ipynb #60c674ec
 _NAME = re.compile(_longest_first(_KEY_OF))
 
 def heading_key(
@@ -97,6 +99,7 @@ def _with_colon(name, joint):
         \ ?:
     '''
 
+# %% ../../nbs/10_report.ipynb #a6cdd344
 _ANY_NAME = _longest_first(_KEY_OF)
 _IN_TITLES = ('views', 'exam', 'examination', 'study') # 'CHEST, TWO VIEWS:' is one heading
 _WITHIN_LINES = _longest_first(name for name in _KEY_OF if name not in _IN_TITLES)
@@ -118,13 +121,14 @@ _HEADING = re.compile(rf'''
   | ^ _{{10,}} $               # a line of underscores
 ''', re.MULTILINE | re.VERBOSE)
 
-# %% ../../nbs/10_report.ipynb #024f6cf5
+# %% ../../nbs/10_report.ipynb #bb30c427
 _STAMP = re.compile(r'''
     (?: \ VERSION\ \#\w+ )?                       # ' VERSION #2'
     :? [ _,]*                                     # ': ___ ___ '
     (?: \d\d?:\d\d \ ? (?i: [ap]\.?m\b\.? ) )?    # '8:51 PM'
 ''', re.VERBOSE)
 
+# %% ../../nbs/10_report.ipynb #b514b3fd
 def split_at_headings(
     text:str # Report with line breaks
 ):           # Yields (key, text), in order, lines without margin
@@ -218,6 +222,7 @@ def read_report(
     used = [key for key in ('findings', 'impression') if clean(found.get(key))]
     return line, ' '.join(used)
 
+# %% ../../nbs/10_report.ipynb #7b597e4a
 def findings_impression(
     text:str # Report with headings
 )->str:      # One line

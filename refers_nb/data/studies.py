@@ -30,6 +30,7 @@ def label_names(
     "Findings of a table, without the prefix `label:`, in the order of its columns"
     return [c.removeprefix('label:') for c in df.columns if str(c).startswith('label:')]
 
+# %% ../../nbs/13_studies.ipynb #04faccbe
 def annotation_names(
     df  # Study table
 ):      # {NAME: list of findings}
@@ -48,6 +49,7 @@ _SPELLINGS = {view: re.compile(rf'\b(?:{pattern})\b') for view,pattern in dict(
     PA=r'pa|p a|post\w* ant\w*|posteroant\w*',
     AP=r'ap|a p|ant\w* post\w*|anteropost\w*').items()}
 
+# %% ../../nbs/13_studies.ipynb #22dfaa77
 @lru_cache(maxsize=4096)
 def _view_in(text):
     "The view that a text names, for one after another of the same few"
@@ -82,7 +84,7 @@ def reject_rows(
     rows = 'row' if len(at) == 1 else 'rows'
     raise InputError(f"{len(at)} {rows} of the study table: {what} ({'; '.join(shown)})")
 
-# %% ../../nbs/13_studies.ipynb #22488de1
+# %% ../../nbs/13_studies.ipynb #3c02745c
 def check_columns(
     df # A table that should be a study table
 ):
@@ -95,6 +97,7 @@ def check_columns(
     twice = df.columns[df.columns.duplicated()]
     if len(twice): raise InputError(f'column {twice[0]} twice in the study table')
 
+# %% ../../nbs/13_studies.ipynb #8ef03da0
 def number_column(
     df,          # Study table
     column:str,  # A column of numbers
@@ -147,6 +150,7 @@ def _with_several(df, by, of):
     differs = value != value[first][group]
     return np.isin(group, group[differs])
 
+# %% ../../nbs/13_studies.ipynb #a8eefb52
 def check_groups(
     df # Study table
 ):
@@ -200,6 +204,7 @@ def write_studies(
     with atomic(path) as tmp: df.to_parquet(tmp, index=False)
     return path
 
+# %% ../../nbs/13_studies.ipynb #e0c99921
 def table_file(
     path # A study table, or the folder that holds studies.parquet
 ):       # `Path` of the file
@@ -207,6 +212,7 @@ def table_file(
     path = Path(path).expanduser()
     return path/'studies.parquet' if path.is_dir() else path
 
+# %% ../../nbs/13_studies.ipynb #3a9cec6d
 def read_studies(
     path,             # Parquet file, or the folder that holds studies.parquet
     files:bool=False, # Also look whether every image file is there
@@ -241,6 +247,7 @@ def shuffled_patients(
     ids = np.unique(df['patient'].astype('str'))
     return ids[np.random.default_rng(seed).permutation(len(ids))]
 
+# %% ../../nbs/13_studies.ipynb #a2dc4480
 def split_patients(
     df,             # Table with a column `patient`
     valid:float=.1, # Share of the patients in valid
@@ -283,6 +290,7 @@ def patient_folds(
         tables.append(df.assign(split=split))
     return tables
 
+# %% ../../nbs/13_studies.ipynb #c79fd48f
 def _check_folds(df, finding, k, valid):
     "`InputError` unless there are labels to deal and patients enough"
     if f'label:{finding}' not in df:

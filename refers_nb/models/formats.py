@@ -142,12 +142,13 @@ def released_config(
     return dict(config, vision=vision, k=max(1, all_views//one_view),
                 decoder=decoder_config(state), text=bert_config(state))
 
-# %% ../../nbs/25a_formats.ipynb #39a21957
+# %% ../../nbs/25a_formats.ipynb #2c65feda
 def drop_tied_words(
     state:dict # Released weights, changed in place
 ):
     "Take out the copy of the word embedding; a warning where it is no copy"
-    copy, words = 'textual.output.weight', 'textual.embedding.words.weight'
+    copy = 'textual.output.weight'
+    words = 'textual.embedding.words.weight'
     if tensor_shape(state, copy) != state[words].shape:
         raise InputError(f'the weights do not fit: {copy} is no copy of {words}')
     if not torch.equal(state.pop(copy), state[words]):
@@ -226,7 +227,8 @@ def write_hf_vit(
 ):
     "Weights and configuration as `ViTModel` calls them"
     from transformers import ViTConfig
-    vit, block = enc.vit, enc.vit.blocks[0]
+    vit = enc.vit
+    block = vit.blocks[0]
     config = ViTConfig(
         hidden_size=enc.width, num_hidden_layers=len(vit.blocks),
         num_attention_heads=block.attn.num_heads, intermediate_size=block.mlp.fc1.out_features,
