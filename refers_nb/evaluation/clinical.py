@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['tokenizer_13a', 'report_words', 'ngrams', 'ngram_cosine', 'cider_d', 'ReportTokenizer', 'bleu', 'report_metrics',
-           'annotations_f1', 'clinical_f1', 'unit_rows', 'baseline_reports', 'abnormal_f1', 'compare_writers']
+           'annotations_f1', 'clinical_f1', 'unit_embeddings', 'baseline_reports', 'abnormal_f1', 'compare_writers']
 
 # %% ../../nbs/40c_clinical.ipynb #5fefd452
 import functools
@@ -146,7 +146,7 @@ def clinical_f1(
     return annotations_f1(label_reports(written), label_reports(true), uncertain)
 
 # %% ../../nbs/40c_clinical.ipynb #d0ea3054
-def unit_rows(
+def unit_embeddings(
     x,    # (n, d) array, tensor or table
     name, # What it is, for the error
 )->np.ndarray: # (n, d) float32
@@ -164,8 +164,8 @@ def baseline_reports(
 )->dict:              # 'most frequent' and 'nearest': lists of m reports
     "The most frequent training report, that of the nearest training study; ties go to the first"
     reports = list(train_reports)
-    train = unit_rows(train_embeddings, 'train_embeddings')
-    new = unit_rows(embeddings, 'embeddings')
+    train = unit_embeddings(train_embeddings, 'train_embeddings')
+    new = unit_embeddings(embeddings, 'embeddings')
     if len(reports) != len(train) or train.shape[1] != new.shape[1]:
         shapes = f'{len(reports)} training reports, embeddings {train.shape} and {new.shape}'
         raise InputError(f'{shapes}; give one row a study, of one width')

@@ -6,7 +6,7 @@
 __all__ = ['RESULTS', 'NO_NAME', 'NO_PREDICTIONS', 'SHARE', 'OTHER_SHARE', 'SOURCE_OF', 'plain_name', 'label_share', 'is_hidden',
            'prediction_files', 'Place', 'says_something', 'data_set_level', 'file_place', 'as_number',
            'parse_prediction', 'parse_predictions', 'read_predictions', 'ReleasedSet', 'check_same_labels',
-           'read_finding', 'listed_images', 'files_by_method', 'check_lengths', 'missing_files', 'assemble_set',
+           'read_finding', 'listed_images', 'files_by_method', 'check_same_length', 'missing_files', 'assemble_set',
            'find_lists', 'place_table', 'read_released']
 
 # %% ../../nbs/40f_release_files.ipynb #ae2b8b8b
@@ -261,7 +261,7 @@ def files_by_method(
     return res
 
 # %% ../../nbs/40f_release_files.ipynb #df4d29c0
-def check_lengths(
+def check_same_length(
     files, # One file of each finding
     sizes, # Their number of predictions
 ):
@@ -297,7 +297,7 @@ def assemble_set(
     first = [next(iter(files[k].values())) for k in keys]
     names = [p.stem.strip() for p in first]
     read = [read_finding(files[k]) for k in keys]
-    check_lengths(first, [len(y) for y, _ in read])
+    check_same_length(first, [len(y) for y, _ in read])
     targets = np.stack([y for y, _ in read], 1)
     no_file = np.full(len(targets), np.nan)
     probs = {m: np.stack([p.get(m, no_file) for _, p in read], 1) for m in methods}

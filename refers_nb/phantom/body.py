@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GOLDEN', 'CAUSES', 'PHANTOM_FINDINGS', 'LOBES', 'LOBE_CENTRES', 'DEVICES', 'DEVICE_KINDS', 'scramble',
-           'scrambled_name', 'Dice', 'draw_findings', 'attribute', 'Body', 'size_heart', 'anatomy', 'severities']
+           'scrambled_name', 'Dice', 'draw_findings', 'attribute_name', 'Body', 'size_heart', 'anatomy', 'severities']
 
 # %% ../../nbs/00a_body.ipynb #e7b34b00
 import functools, zlib
@@ -94,7 +94,7 @@ DEVICE_KINDS = np.array([[0, 1, 3],  # of a patient who stands (PA)
                          [1, 2, 0]]) # of one who lies (AP): tubes are for intensive care
 
 # %% ../../nbs/00a_body.ipynb #fd555391
-def attribute(finding):
+def attribute_name(finding):
     "The name under which a body knows how severe a finding is"
     return finding.replace(' ', '_')
 
@@ -127,7 +127,7 @@ def anatomy(
     severity, ap = draw_findings(dice)
     body = Body(dice=dice, ap=ap[:, None, None])
     for i, finding in enumerate(PHANTOM_FINDINGS):
-        setattr(body, attribute(finding), severity[:, i, None, None])
+        setattr(body, attribute_name(finding), severity[:, i, None, None])
     body.apex = dice('apex', .08, .13)                         # y of the top of the lungs
     body.base = dice('inspiration', .69, .79) - .04 * body.ap  # y of the diaphragm
     body.dome = dice('dome', 1.3, 2.6)                         # curvature of the diaphragm
@@ -147,4 +147,4 @@ def severities(
     body:Body # n bodies
 )->np.ndarray: # (n, 10), columns as in `PHANTOM_FINDINGS`
     "How severe each finding is, 0 where absent"
-    return np.concatenate([getattr(body, attribute(o))[:, :, 0] for o in PHANTOM_FINDINGS], 1)
+    return np.concatenate([getattr(body, attribute_name(o))[:, :, 0] for o in PHANTOM_FINDINGS], 1)

@@ -13,7 +13,7 @@ __all__ = ['FRONTAL_FINDINGS', 'AIRLESS', 'SEVERITIES', 'DEVICE_PATHS', 'boundin
 import numpy as np
 from scipy.interpolate import CubicSpline
 from refers_nb.phantom.body import (
-    anatomy, attribute, Body, Dice, LOBE_CENTRES, PHANTOM_FINDINGS, size_heart,
+    anatomy, attribute_name, Body, Dice, LOBE_CENTRES, PHANTOM_FINDINGS, size_heart,
 )
 from refers_nb.phantom.film import (
     clavicles, cloud, coordinates, disc, draw_points, film, heart, lungs, marker, mirrored, ramp,
@@ -64,7 +64,7 @@ def add_findings(
     "Add every finding to the studies that have it"
     rows = []
     for finding, (draw, side) in drawers.items():
-        severity = getattr(v, attribute(finding))
+        severity = getattr(v, attribute_name(finding))
         has = np.flatnonzero(severity > 0)
         if len(has) == 0: continue
         visible = .35 + .65 * severity[has]               # the mildest can be seen
@@ -101,9 +101,9 @@ def same_patient(
     "One and the same body with one finding of growing severity, and no other"
     n = len(severities)
     body = anatomy(Dice(seed, [study] * n))
-    for name in PHANTOM_FINDINGS: setattr(body, attribute(name), np.zeros((n, 1, 1), np.float32))
+    for name in PHANTOM_FINDINGS: setattr(body, attribute_name(name), np.zeros((n, 1, 1), np.float32))
     severity = np.array(severities, np.float32)
-    setattr(body, attribute(finding), severity[:, None, None])
+    setattr(body, attribute_name(finding), severity[:, None, None])
     for name, value in changes.items():
         setattr(body, name, np.full_like(getattr(body, name), value))
     size_heart(body)
