@@ -40,7 +40,7 @@ notebooks: .venv/.installed  # Every notebook from a clean kernel
 
 # The files that take longest go first: two processes then end at about the same time.
 LONG  := tests/test_resume.py tests/test_experiments.py tests/test_baselines.py tests/test_cli.py tests/test_fuzz.py tests/test_finetune.py
-FILES  = $(filter $(LONG),$(wildcard tests/test_*.py)) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
+FILES  = $(filter $(wildcard tests/test_*.py),$(LONG)) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
 pytest: .venv/.installed     # What a notebook cannot show: processes, kills, ranks, mutated input
 	$(call part,pytest,python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(FILES))
 
