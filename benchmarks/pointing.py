@@ -11,7 +11,7 @@ import argparse, sys, warnings
 from pathlib import Path
 warnings.filterwarnings('ignore')
 import numpy as np, pandas as pd, torch
-from refers_nb.evaluation.attend import finding_attention, match_attention, occlusion, pointing_game, rollout, wilson, word_attention, word_gradient, word_places
+from refers_nb.evaluation.attend import finding_attention, occlusion, pointing_game, rollout, wilson, word_attention, word_gradient, word_places
 from refers_nb.training.pretrain import PHANTOM_RECIPE
 from refers_nb.data.sources.phantom import phantom_set
 from refers_nb.core import InputError, atomic

@@ -23,7 +23,8 @@ def clean_environment(**more):
 def run(*args, timeout=240):
     "Exit code, output and error lines of a command, as a process"
     env = clean_environment(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    p = subprocess.run([BIN/args[0], *map(str, args[1:])], capture_output=True, text=True, timeout=timeout, env=env, cwd='/')
+    p = subprocess.run([BIN/args[0], *map(str, args[1:])], capture_output=True, text=True, timeout=timeout,
+                       env=env, cwd='/')
     return p.returncode, p.stdout, p.stderr
 
 
@@ -35,7 +36,10 @@ def call():
         if o.startswith('REFERS_NB_'): patch.delenv(o)
     def command(*args, **env):
         out, err, code = io.StringIO(), io.StringIO(), 0
-        with patch.context() as p, contextlib.chdir('/'), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        to_text = contextlib.ExitStack()
+        to_text.enter_context(contextlib.redirect_stdout(out))
+        to_text.enter_context(contextlib.redirect_stderr(err))
+        with patch.context() as p, contextlib.chdir('/'), to_text:
             for name, value in env.items(): p.setenv(name, value)
             p.setattr(sys, 'argv', [str(BIN/args[0]), *map(str, args[1:])])
             try: runpy.run_path(sys.argv[0], run_name='__main__')
@@ -118,7 +122,8 @@ def test_finetune_comparison(data, call):
     code, text, err = call(*args)
     assert code == 0, err
     res = pd.read_csv(out/'results.csv')
-    assert list(res) == ['init', 'fraction', 'seed', 'auroc'] and set(res.init) == {'refers', 'random'} and len(res) == 4
+    assert list(res) == ['init', 'fraction', 'seed', 'auroc']
+    assert set(res.init) == {'refers', 'random'} and len(res) == 4
     p = pd.read_parquet(out/'predictions.parquet')
     assert p.groupby(['init', 'fraction', 'seed']).ngroups == 4
     assert (out/'label_efficiency.png').read_bytes()[:4] == b'\x89PNG'
@@ -132,8 +137,8 @@ def test_finetune_comparison(data, call):
 
 def test_finetune_several_sets_in_shards(data, call):
     out, table = data/'sets', data/'data'
-    args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--fractions', '1', '--seeds', '0,1',
-            '--against', 'random,gone/gone', '--steps', 2, '--bs', 8, '--findings', 'cardiomegaly,consolidation']
+    args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--against', 'random,gone/gone',
+            '--fractions', '1', '--seeds', '0,1', '--steps', 2, '--bs', 8, '--findings', 'cardiomegaly,consolidation']
     none = call(*args, '--shard', '9/9')
     one, two = (call(*args, '--shard', o) for o in ('1/2', '2/2'))
     whole = call(*args, '--jobs', 1)
@@ -163,7 +168,8 @@ def test_a_report_is_written_as_the_table_would_give_it(data, call):
     study = df[df.groupby('study').path.transform('size') == 2].study.iloc[0]
     of = df[df.study == study].sort_values('view', key=lambda o: o == 'LATERAL')
     files = [Path(df.attrs['root'])/o for o in of.path]
-    code, text, err = call('refers-report', checkpoint, *files, '--beams', 1, '--max-len', 20, '--attention', data/'looks.png')
+    code, text, err = call('refers-report', checkpoint, *files, '--beams', 1, '--max-len', 20,
+                           '--attention', data/'looks.png')
     assert code == 0, err
     report, said = text.strip().split('\n\n')
     assert 'not for clinical use' in said and (data/'looks.png').read_bytes()[:4] == b'\x89PNG'
@@ -179,7 +185,8 @@ def test_settings_reach_the_commands(data, tmp_path, call):
     path = tmp_path/'settings.ini'
     x = tmp_path/'x'
     path.write_text(f'[data]\nnih14 = {tmp_path}/none\n[finetune]\nstpes = 3\n')
-    refused('refers-finetune', call('refers-finetune', data/'data', 'random', x, REFERS_NB_SETTINGS=str(path)), 'settings.ini:4')
+    result = call('refers-finetune', data/'data', 'random', x, REFERS_NB_SETTINGS=str(path))
+    refused('refers-finetune', result, 'settings.ini:4')
     path = tmp_path/'other.ini'
     path.write_text(f'[data]\nnih14 = {tmp_path}/none\n')
     refused('refers-prep', call('refers-prep', 'nih14', '-', x, REFERS_NB_SETTINGS=str(path)), 'none')
@@ -235,7 +242,7 @@ def test_demo_writes_what_it_says_and_goes_on(tmp_path):
     for name in ('reports', 'labels'):
         df = pd.read_parquet(tmp_path/'data'/name/'studies.parquet')
         for s, g in df.groupby('split'): parts[name, s] = set(g.patient.str.split('-').str[0])
-    assert len(set.union(*parts.values())) == sum(map(len, parts.values())) == 5           # every part has a seed of its own
+    assert len(set.union(*parts.values())) == sum(map(len, parts.values())) == 5      # every part has its own seed
     files = [tmp_path/o for o in ('checkpoint/model.safetensors', 'trials/random_1_0.json', 'data/labels/images.npy')]
     before = [o.stat().st_mtime_ns for o in files]
     pd.testing.assert_frame_equal(demo(tmp_path, **args), res)
@@ -266,7 +273,8 @@ def test_the_whole_way_as_processes(tmp_path):
     assert run('refers-prep', 'phantom', 60, data, '--size', 32)[0] == 0
     code, out, err = run('refers-pretrain', data, pre, '--start', 'random', '--size', 32, '--epochs', 1, '--bs', 16)
     assert code == 0 and out.strip() == str(pre/'checkpoint'), err
-    code, out, err = run('refers-finetune', data, pre/'checkpoint', tuned, '--fractions', 1, '--seeds', 0, '--steps', 3, '--bs', 8)
+    code, out, err = run('refers-finetune', data, pre/'checkpoint', tuned, '--fractions', 1, '--seeds', 0,
+                         '--steps', 3, '--bs', 8)
     assert code == 0 and out.startswith('macro AUROC'), err
     code, out, err = run('refers-evaluate', 'predictions', tuned, '--out', tmp_path/'report')
     assert code == 0 and (tmp_path/'report'/'report.md').exists(), err

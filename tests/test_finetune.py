@@ -13,7 +13,7 @@ from refers_nb.evaluation.experiments import (
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
 from refers_nb.training.classifier import Classifier, masked_bce, positive_weights
 from refers_nb.training.finetune import (
-    KeepBest, default_steps, finetune, finetune_learner, labelled, mirrored, predict, study_means)
+    KeepBest, default_steps, finetune, finetune_learner, labelled, mirror_places, predict, study_means)
 from refers_nb.training.metrics import macro_auroc
 from refers_nb.training.starts import encoder_from
 
@@ -202,7 +202,7 @@ def test_an_image_and_its_mirror_image_are_averaged_side_by_side(data):
         assert np.allclose(found[:, at[o]], mean, atol=1e-6)
     labels = df.loc[df['split'] == 'test', [f'label:{o}' for o in at]]
     assert np.array_equal(t, labels.to_numpy('float32'), equal_nan=True)
-    assert mirrored(['a', 'left b', 'c', 'right b']) == [0, 3, 2, 1]
+    assert mirror_places(['a', 'left b', 'c', 'right b']) == [0, 3, 2, 1]
     with pytest.raises(InputError, match='the mirror image of left noise shows right noise'):
         finetune(df.drop(columns='label:right noise'), store=store, tta=True, **SMALL)
 

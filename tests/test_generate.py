@@ -1,7 +1,10 @@
 "Written reports: the cache against the whole, beam search against all reports, and rules that hold for any model"
 import itertools
 
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np
+import pandas as pd
+import pytest
+import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
@@ -9,7 +12,10 @@ from memory import Store
 from refers_nb.core import InputError
 from refers_nb.data.loaders import Augment
 from refers_nb.models.decoder import ReportDecoder
-from refers_nb.evaluation.generate import EOS, PAD, SOS, evaluate_writing, file_views, generate, generate_all, logits_processors, beam_search, write, written_reports
+from refers_nb.evaluation.generate import (
+    EOS, PAD, SOS, beam_search, evaluate_writing, file_views, generate, generate_all, logits_processors, write,
+    written_reports,
+)
 from refers_nb.evaluation.clinical import report_metrics
 from refers_nb.models.refers import Refers, refers_config
 from refers_nb.data.tokens import Tokenizer
@@ -21,7 +27,9 @@ def decoder(depth=1, seed=0, sharp=8., **kwargs):
     "A decoder whose choices are far from equal, as a trained one's are"
     torch.manual_seed(seed)
     dec = ReportDecoder(D, V, width=32, heads=4, ff=48, depth=depth, **{'max_len': 24, **kwargs}).eval()
-    with torch.no_grad(): dec.words.weight *= sharp; dec.bias.normal_()
+    with torch.no_grad():
+        dec.words.weight *= sharp
+        dec.bias.normal_()
     return dec
 
 
@@ -34,15 +42,22 @@ def memories(n, s=12, seed=0, views=3):
 
 # The cache
 
-@given(seed=st.integers(0, 10**6), depth=st.integers(1, 3), n=st.integers(1, 4), k=st.integers(1, 3), sizes=st.lists(st.integers(1, 5), min_size=1, max_size=8), fused=st.booleans())
+SEEDS = st.integers(0, 10**6)
+SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=8)
+
+
+@given(seed=SEEDS, depth=st.integers(1, 3), n=st.integers(1, 4), k=st.integers(1, 3), sizes=SIZES, fused=st.booleans())
 @settings(max_examples=60, deadline=None)
 @torch.no_grad()
 def test_every_step_of_the_cache_is_that_of_the_whole(seed, depth, n, k, sizes, fused):
-    dec,(memory,seen),t = decoder(depth, seed, sharp=1., max_len=40),memories(n, seed=seed),sum(sizes)
+    dec = decoder(depth, seed, sharp=1., max_len=40)
+    memory, seen = memories(n, seed=seed)
+    t = sum(sizes)
     for o in dec.modules():
         if hasattr(o, 'fused_attn'): o.fused_attn = fused
     report = torch.randint(3, V, (n*k, t), generator=torch.Generator().manual_seed(seed))
-    report[torch.arange(t)>=torch.randint(1, t+1, (n*k, 1), generator=torch.Generator().manual_seed(seed+1))] = PAD
+    length = torch.randint(1, t + 1, (n*k, 1), generator=torch.Generator().manual_seed(seed+1))
+    report[torch.arange(t) >= length] = PAD
     whole = dec(report, memory.repeat_interleave(k, 0), seen.repeat_interleave(k, 0))
     past = dec.prefill(memory, seen)
     for a,part in zip(itertools.accumulate(sizes, initial=0), report.split(sizes, 1)):
@@ -63,17 +78,24 @@ def test_rows_of_the_cache_can_change_places():
     torch.testing.assert_close(dec.decode_step(report[:, 5:], past), whole[:, 5:], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=3, length_penalty=0.), dict(sample=True, seed=3, top_p=.9), dict(repetition=1.3, no_repeat=2, min_len=12)])
-@pytest.mark.parametrize('depth', [1, 2])
+WAYS = [dict(), dict(beams=4), dict(beams=3, length_penalty=0.), dict(sample=True, seed=3, top_p=.9),
+        dict(repetition=1.3, no_repeat=2, min_len=12)]
+
+
+@pytest.mark.parametrize('how', WAYS)
+@pytest.mark.parametrize('depth', [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_the_same_reports_with_and_without_the_cache(how, depth):
     for seed in range(4):
-        dec,(memory,seen) = decoder(depth, seed),memories(5, seed=seed)
-        (a,la),(b,lb) = (write(dec, memory, seen, cache=o, **how) for o in (True, False))
+        dec = decoder(depth, seed)
+        memory, seen = memories(5, seed=seed)
+        a, logp_a = write(dec, memory, seen, cache=True, **how)
+        b, logp_b = write(dec, memory, seen, cache=False, **how)
         assert a.tolist() == b.tolist()
-        torch.testing.assert_close(la, lb, atol=1e-4, rtol=0)
+        torch.testing.assert_close(logp_a, logp_b, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=4, length_penalty=2., repetition=1.2), dict(sample=True, temperature=2.)])
+@pytest.mark.parametrize('how', [dict(), dict(beams=4), dict(beams=4, length_penalty=2., repetition=1.2),
+                                 dict(sample=True, temperature=2.)])
 @torch.no_grad()
 def test_log_probabilities_are_those_of_reading_the_report(how):
     dec,(memory,seen) = decoder(2),memories(6)
@@ -113,10 +135,11 @@ def test_beam_search_against_all_reports(seed, penalty):
     best = [max(everything, key=lambda o: value(t[i], o, penalty)) for i in range(len(t))]
     words = lambda ids: [tuple(o for o in r if o>3) for r in ids.tolist()]
     wide = words(beam_search(step, 3, logits_processors(LIMIT), len(everything), penalty, LIMIT)[0])
-    assert [value(t[i], o, penalty) for i,o in enumerate(wide)] == pytest.approx([value(t[i], o, penalty) for i,o in enumerate(best)], abs=1e-5)
+    values = lambda reports: [value(t[i], o, penalty) for i, o in enumerate(reports)]
+    assert values(wide) == pytest.approx(values(best), abs=1e-5)
     for beams in (1, 2, 5):
         some = words(beam_search(step, 3, logits_processors(LIMIT), beams, penalty, LIMIT)[0])
-        assert all(value(t[i], a, penalty)<=value(t[i], b, penalty)+1e-6 for i,(a,b) in enumerate(zip(some, best)))
+        assert all(a <= b + 1e-6 for a, b in zip(values(some), values(best)))
 
 
 def test_a_beam_of_one_is_greedy_and_a_beam_finds_what_greedy_misses():
@@ -127,8 +150,10 @@ def test_a_beam_of_one_is_greedy_and_a_beam_finds_what_greedy_misses():
         for i,row in enumerate(ids.tolist()):
             known,want = [0, SOS],[]
             while not want or want[-1]!=EOS:
-                p = t[i, known[-2], known[-1]].clone(); p[[0, 1, 3]] = -torch.inf
-                want.append(EOS if len(want)==LIMIT-2 else p.argmax().item()); known.append(want[-1])
+                p = t[i, known[-2], known[-1]].clone()
+                p[[0, 1, 3]] = -torch.inf
+                want.append(EOS if len(want) == LIMIT - 2 else p.argmax().item())
+                known.append(want[-1])
             assert [o for o in row if o!=PAD] == want
         wide,_ = beam_search(step, 3, logits_processors(LIMIT), 8, 1., LIMIT)
         got = [[value(t[i], [o for o in r if o>3], 1.) for i,r in enumerate(x.tolist())] for x in (ids, wide)]
@@ -155,18 +180,25 @@ def test_a_report_does_not_depend_on_its_batch(beams):
 
 # Rules
 
-@given(seed=st.integers(0, 10**6), sample=st.booleans(), beams=st.sampled_from([1, 2, 5]), max_len=st.integers(2, 24), least=st.integers(0, 24),
-       repetition=st.sampled_from([1., 1.5, 5.]), no_repeat=st.integers(0, 3), penalty=st.sampled_from([0., 1., 2.]))
+@given(seed=SEEDS, sample=st.booleans(), beams=st.sampled_from([1, 2, 5]), max_len=st.integers(2, 24),
+       min_len=st.integers(0, 24), repetition=st.sampled_from([1., 1.5, 5.]), no_repeat=st.integers(0, 3),
+       penalty=st.sampled_from([0., 1., 2.]))
 @settings(max_examples=80, deadline=None)
-def test_every_report_ends_once_within_its_limits(seed, sample, beams, max_len, least, repetition, no_repeat, penalty):
-    dec,(memory,seen),least = decoder(1, seed, sharp=2.),memories(3, seed=seed),min(least, max_len)
-    ids,logp = write(dec, memory, seen, beams=1 if sample else beams, sample=sample, seed=seed, length_penalty=penalty, max_len=max_len, min_len=least,
-                     repetition=repetition, no_repeat=no_repeat)
-    assert ids.shape == logp.shape and ids.shape[1]<max_len and (logp<=0).all() and (logp[ids==PAD]==0).all() and logp.isfinite().all()
+def test_every_report_ends_once_within_its_limits(
+        seed, sample, beams, max_len, min_len, repetition, no_repeat, penalty):
+    dec = decoder(1, seed, sharp=2.)
+    memory, seen = memories(3, seed=seed)
+    min_len = min(min_len, max_len)
+    how = dict(beams=1 if sample else beams, sample=sample, seed=seed, length_penalty=penalty)
+    rules = dict(max_len=max_len, min_len=min_len, repetition=repetition, no_repeat=no_repeat)
+    ids, logp = write(dec, memory, seen, **how, **rules)
+    assert ids.shape == logp.shape and ids.shape[1] < max_len
+    assert (logp <= 0).all() and (logp[ids == PAD] == 0).all() and logp.isfinite().all()
     for row in ids.tolist():
-        n = row.index(EOS)+1
-        assert row[n:] == [PAD]*(len(row)-n) and not set(row[:n-1]) & {PAD, SOS, EOS, 3} and least<=n+1<=max_len
-        runs = [tuple(row[i:i+no_repeat]) for i in range(n-no_repeat+1)] if no_repeat else []
+        n = row.index(EOS) + 1
+        assert row[n:] == [PAD]*(len(row) - n) and not set(row[:n-1]) & {PAD, SOS, EOS, 3}
+        assert min_len <= n + 1 <= max_len
+        runs = [tuple(row[i:i+no_repeat]) for i in range(n - no_repeat + 1)] if no_repeat else []
         assert len(set(runs)) == len(runs)
 
 
@@ -182,7 +214,8 @@ def test_a_report_is_no_longer_than_its_least_length_asks(least):
     "In a language that wants to end at once"
     logp = torch.tensor([0, 0, 5., 0, 1, 0, 0]).log_softmax(-1)
     for beams in (1, 3):
-        ids,_ = beam_search(lambda ids, rows: logp.repeat(len(ids), 1), 2, logits_processors(LIMIT, least), beams, 1., LIMIT)
+        step = lambda ids, rows: logp.repeat(len(ids), 1)
+        ids, _ = beam_search(step, 2, logits_processors(LIMIT, least), beams, 1., LIMIT)
         assert ids.shape[1]+1 == max(least, 2)
 
 
@@ -190,8 +223,10 @@ def test_drawn_words_follow_their_probabilities():
     t,step = language(1, n=1)
     n = 4000
     big = lambda ids, rows: t[0, torch.zeros_like(ids[:, -1]), ids[:, -1]]
-    ids,_ = beam_search(big, n, logits_processors(3, temperature=2., top_k=3), max_len=3, gen=torch.Generator().manual_seed(0))
-    p = t[0, 0, SOS].clone(); p[[0, 1, 3]] = -torch.inf
+    processors = logits_processors(3, temperature=2., top_k=3)
+    ids, _ = beam_search(big, n, processors, max_len=3, gen=torch.Generator().manual_seed(0))
+    p = t[0, 0, SOS].clone()
+    p[[0, 1, 3]] = -torch.inf
     p[p<p.topk(3)[0][-1]] = -torch.inf
     share = torch.bincount(ids[:, 0], minlength=7)/n
     torch.testing.assert_close(share, (p/2).softmax(-1), atol=.03, rtol=0)
@@ -205,8 +240,11 @@ def test_seeds():
     assert draw(1, top_k=1) == write(dec, memory, seen)[0].tolist() == draw(2, temperature=1e-4) == draw(3, top_p=1e-6)
 
 
-@pytest.mark.parametrize('bad,says', [(dict(max_len=30), 'knows 24 places'), (dict(max_len=1), 'start and end are two'), (dict(min_len=25), 'after the least'),
-    (dict(beams=0), '0 beams'), (dict(top_p=.5), 'top_p is for sampling'), (dict(sample=True, top_p=1.5), 'at most 1'), (dict(repetition=0.), 'above 0'), (dict(sample=True, beams=2), 'has one')])
+@pytest.mark.parametrize('bad,says', [
+    (dict(max_len=30), 'knows 24 places'), (dict(max_len=1), 'start and end are two'),
+    (dict(min_len=25), 'after the least'), (dict(beams=0), '0 beams'), (dict(top_p=.5), 'top_p is for sampling'),
+    (dict(sample=True, top_p=1.5), 'at most 1'),
+    (dict(repetition=0.), 'above 0'), (dict(sample=True, beams=2), 'has one')])
 def test_what_cannot_be_is_said(bad, says):
     with pytest.raises(InputError, match=says): write(decoder(), *memories(2), **bad)
 
@@ -225,15 +263,17 @@ def model():
 @pytest.mark.parametrize('fusion', ['attention', 'gate'])
 def test_one_to_three_views(fusion, model):
     torch.manual_seed(1)
-    m = model[0] if fusion=='attention' else Refers(refers_config('tiny', vocab=len(model[1]), size=32, fusion='gate', max_len=20))
+    m, tok = model
+    if fusion == 'gate': m = Refers(refers_config('tiny', vocab=len(tok), size=32, fusion='gate', max_len=20))
     views = torch.randn(4, 3, 1, 32, 32)
     for n in (1, 2, 3):
-        out = generate(m, views[:, :n], torch.ones(4, n, dtype=torch.bool), model[1], precision='fp32', attention=True)
-        full = generate(m, views, (torch.arange(3)<n).expand(4, 3), model[1], precision='fp32')
+        out = generate(m, views[:, :n], torch.ones(4, n, dtype=torch.bool), tok, precision='fp32', attention=True)
+        full = generate(m, views, (torch.arange(3) < n).expand(4, 3), tok, precision='fp32')
         assert out.tokens.tolist() == full.tokens.tolist() and out.attention.shape == (*out.tokens.shape, 3*4)
-        assert out.attention[..., n*4:].eq(0).all() and out.texts == [model[1].decode(o) for o in out.tokens]
+        assert out.attention[..., n*4:].eq(0).all() and out.texts == [tok.decode(o) for o in out.tokens]
         torch.testing.assert_close(out.attention.sum(-1), torch.ones(out.tokens.shape), atol=1e-5, rtol=0)
-    with pytest.raises(InputError, match='4 views a study'): generate(m, torch.randn(1, 4, 1, 32, 32), torch.ones(1, 4, dtype=torch.bool), model[1])
+    with pytest.raises(InputError, match='4 views a study'):
+        generate(m, torch.randn(1, 4, 1, 32, 32), torch.ones(1, 4, dtype=torch.bool), tok)
 
 
 def test_attention_is_that_of_the_step(model):
@@ -245,11 +285,13 @@ def test_attention_is_that_of_the_step(model):
     dec = decoder(2)
     report = torch.randint(4, V, (2, 6))
     with torch.no_grad():
-        k,v = dec.layers[0].cross.keys(dec.memory(memory))
-        x = dec.layers[0]
-        h = x.norms[0](dec.embed(report) + x.attn(dec.embed(report), dec.embed(report), causal=True))
-        w = x.cross.weights(x.cross.split(x.cross.q(h)), k, seen[:, None, None])
-        torch.testing.assert_close(x.cross.out((w@v).transpose(1, 2).flatten(2)), x.cross(h, dec.memory(memory), seen[:, None, None]), atol=1e-5, rtol=0)
+        layer = dec.layers[0]
+        cross, mask, x = layer.cross, seen[:, None, None], dec.embed(report)
+        k, v = cross.keys(dec.memory(memory))
+        h = layer.norms[0](x + layer.attn(x, x, causal=True))
+        w = cross.weights(cross.split(cross.q(h)), k, mask)
+        by_hand = cross.out((w @ v).transpose(1, 2).flatten(2))
+        torch.testing.assert_close(by_hand, cross(h, dec.memory(memory), mask), atol=1e-5, rtol=0)
         tables = dec.attention(report, memory, seen)
     assert tables.shape == (2, 2, 4, 6, 12) and tables[..., ~seen[0]][:, 0].eq(0).all()
     torch.testing.assert_close(tables[0], w)
@@ -257,38 +299,51 @@ def test_attention_is_that_of_the_step(model):
 
 # A data set
 
+LETTERS = 'abcdefghijkl'
+
 @pytest.fixture(scope='module')
 def studies():
     "12 training studies, and 5 others that are copies of some of them; one of each has no report"
     rng = np.random.default_rng(0)
-    images,copies = rng.integers(0, 256, (24, 32, 32), dtype=np.uint8),[7, 2, 11, 2, 0]
-    rows = [(f't{i:02}', 'train', v, f't{i}{v}', '' if i==4 else f'report number {"abcdefghijkl"[i]}.' if i!=9 else 'report number a.') for i in range(12) for v in ('LATERAL', 'PA')]
-    rows += [(f'v{j}', 'valid', v, f'v{j}{v}', '' if j==1 else f'true report {j}') for j in range(5) for v in ('PA', 'LATERAL')]
-    df = pd.DataFrame(rows, columns=['study', 'split', 'view', 'path', 'report']).assign(patient=lambda o: o['study'])
-    both = np.concatenate([images, np.concatenate([images[[2*i+1, 2*i]] for i in copies])])
+    images = rng.integers(0, 256, (24, 32, 32), dtype=np.uint8)
+    copies = [7, 2, 11, 2, 0]
+    reports = [f'report number {o}.' for o in LETTERS]
+    reports[4], reports[9] = '', reports[0]
+    rows = [(f't{i:02}', 'train', v, f't{i}{v}', reports[i]) for i in range(12) for v in ('LATERAL', 'PA')]
+    true = [f'true report {j}' for j in range(5)]
+    true[1] = ''
+    rows += [(f'v{j}', 'valid', v, f'v{j}{v}', true[j]) for j in range(5) for v in ('PA', 'LATERAL')]
+    df = pd.DataFrame(rows, columns=['study', 'split', 'view', 'path', 'report'])
+    df['patient'] = df['study']
+    both = np.concatenate([images, *[images[[2*i+1, 2*i]] for i in copies]])
     return df.sample(frac=1, random_state=0), Store(both, df['path']), copies
 
 
 def test_every_report_belongs_to_its_study(model, studies):
     df,store,copies = studies
     w = written_reports(*model, df, store, writers={'greedy': {}, 'two': dict(beams=2)}, bs=3, precision='fp32')
-    assert list(w) == ['true', 'greedy', 'two', 'most frequent', 'nearest'] and sorted(w.index) == ['v0', 'v2', 'v3', 'v4']
+    assert list(w) == ['true', 'greedy', 'two', 'most frequent', 'nearest']
+    assert sorted(w.index) == ['v0', 'v2', 'v3', 'v4']
     assert set(w['most frequent']) == {'report number a.'}
     for name,row in w.iterrows():
         j = int(name[1])
-        assert row['true'] == f'true report {j}' and row['nearest'] == f'report number {"abcdefghijkl"[copies[j]]}.'
-        x = torch.from_numpy(store.images[store.rows([f'v{j}PA', f'v{j}LATERAL'])])[None, :, None]
-        views = Augment(32)(x[0])[None]
-        assert generate(model[0], views, torch.ones(1, 2, dtype=torch.bool), model[1], precision='fp32').texts == [row['greedy']]
+        assert row['true'] == f'true report {j}' and row['nearest'] == f'report number {LETTERS[copies[j]]}.'
+        x = torch.from_numpy(store.images[store.rows([f'v{j}PA', f'v{j}LATERAL'])])[:, None]
+        views = Augment(32)(x)[None]
+        one = generate(model[0], views, torch.ones(1, 2, dtype=torch.bool), model[1], precision='fp32')
+        assert one.texts == [row['greedy']]
     everyone = generate_all(*model, df[df['split']=='valid'], store, precision='fp32')
     assert len(everyone) == 5 and everyone[w.index].tolist() == w['greedy'].tolist()
 
 
 def test_scores_stand_beside_those_of_the_baselines(model, studies):
     df,store,_ = studies
-    w,scores = written_reports(*model, df, store, precision='fp32'),evaluate_writing(*model, df, store, precision='fp32')
+    w = written_reports(*model, df, store, precision='fp32')
+    scores = evaluate_writing(*model, df, store, precision='fp32')
     assert list(scores.index) == ['greedy', 'beam 4', 'most frequent', 'nearest']
-    for k in scores.index: pd.testing.assert_series_equal(scores.loc[k, :'CIDEr-D'], report_metrics(w[k], w['true']), check_names=False)
+    for k in scores.index:
+        want = report_metrics(w[k], w['true'])
+        pd.testing.assert_series_equal(scores.loc[k, :'CIDEr-D'], want, check_names=False)
     with pytest.raises(InputError, match="split 'test' has a report"): written_reports(*model, df, store, 'test')
 
 
@@ -299,5 +354,7 @@ def test_reports_of_files(model, studies, tmp_path):
     torch.testing.assert_close(views[0], Augment(32)(torch.from_numpy(store.images[:2])[:, None]))
     assert mask.tolist() == [[True, True]] and len(generate(model[0], views, mask, model[1]).texts) == 1
     (tmp_path/'1.png').write_bytes(b'no image')
-    for bad,says in [([], '0 images'), ([tmp_path/'0.png']*4, '4 images.*one to 3'), ([tmp_path/'0.png', tmp_path/'1.png'], '1.png'), (tmp_path/'2.png', '2.png')]:
+    bad_files = [([], '0 images'), ([tmp_path/'0.png']*4, '4 images.*one to 3'),
+                 ([tmp_path/'0.png', tmp_path/'1.png'], '1.png'), (tmp_path/'2.png', '2.png')]
+    for bad, says in bad_files:
         with pytest.raises(InputError, match=says): file_views(model[0], bad)

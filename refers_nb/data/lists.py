@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 from ..core import InputError
 from .sources.locate import file_stem
-from .sources.raw import SPLIT_NAMES, add_note, numbered_lines, one_line
+from .sources.raw import SPLIT_NAMES, add_note, numbered_lines, printable_line
 
 # %% ../../nbs/15c_lists.ipynb #06c6d6a7
 NIH14 = [
@@ -58,7 +58,7 @@ def list_files(
                            f'give the folder DataProcessed of the REFERS release, or {where} in it')
     other = [o.name for o in files if o.stem.lower() not in SPLIT_NAMES]
     if other:
-        raise InputError(f'{files[0].parent}: {one_line(other[0])}: '
+        raise InputError(f'{files[0].parent}: {printable_line(other[0])}: '
                          'the lists are named train.txt, val.txt or valid.txt, and test.txt')
     return files
 
@@ -79,7 +79,7 @@ def released_lists(
             rows.append((os.path.basename(name), split, *values))
     df = pd.DataFrame(rows, columns=['name', 'split', *findings]).set_index('name')
     twice = df.index[df.index.duplicated()]
-    if len(twice): raise InputError(f'{files[0].parent}: {one_line(twice[0])} is listed twice')
+    if len(twice): raise InputError(f'{files[0].parent}: {printable_line(twice[0])} is listed twice')
     return df
 
 # %% ../../nbs/15c_lists.ipynb #75f2b026

@@ -17,7 +17,7 @@ from ..radiograph import check_paths
 from ..report import clean, read_report
 from .locate import folder_entries, locate
 from refers_nb.data.sources.raw import (
-    add_note, check_columns, finish_studies, header_views, join_sections, one_line, read_csv,
+    add_note, require_columns, finish_studies, header_views, join_sections, printable_line, read_csv,
     standard_splits, with_age_and_sex,
 )
 from ..studies import standard_view
@@ -36,7 +36,7 @@ def find_table(
         if not tables:
             raise InputError(f'{raw}: no table (CSV, Excel or Parquet); give the file itself')
         if len(tables) > 1:
-            names = one_line(', '.join(o.name for o in tables))
+            names = printable_line(', '.join(o.name for o in tables))
             raise InputError(f'{raw}: several tables ({names}); give the file itself')
         raw = tables[0]
     if not raw.is_file(): raise InputError(f'{raw}: no such file or folder')
@@ -73,13 +73,13 @@ def read_table(
         raise InputError(f'{path}: reading Excel files needs one more package: '
                          'pip install openpyxl; or save it as CSV') from None
     except Exception as e:
-        raise InputError(f'{path}: not a table that can be read ({one_line(e, 150)})') from None
+        raise InputError(f'{path}: not a table that can be read ({printable_line(e, 150)})') from None
     df = df.rename(columns=str)
     twice = df.columns[df.columns.duplicated()]
     if len(twice):
-        raise InputError(f'{path}: has the column {one_line(twice[0])!r} twice; rename one')
+        raise InputError(f'{path}: has the column {printable_line(twice[0])!r} twice; rename one')
     text = df.apply(lambda o: o.map(str, na_action='ignore')).astype('object')
-    return check_columns(text, path)
+    return require_columns(text, path)
 
 # %% ../../../nbs/15h_folder.ipynb #86cc3b58
 MEANINGS = dict(
@@ -104,11 +104,11 @@ def column_meanings(
         several = [c for c,o in found.items() if o == meaning]
         if len(several) == 1: continue
         if meaning not in several:
-            its = one_line(' and '.join(map(repr, several)))
+            its = printable_line(' and '.join(map(repr, several)))
             raise InputError(f'{path}: {its} may both be the {meaning}; rename one')
         found = {c: o for c,o in found.items() if o != meaning or c == meaning}
     if 'path' not in found.values():
-        its = one_line(', '.join(map(str, columns)))
+        its = printable_line(', '.join(map(str, columns)))
         raise InputError(f'{path}: no column with file names (path, image, filename ...); '
                          f'it has {its}')
     return found
@@ -133,7 +133,7 @@ def finding_columns(
     named = [o.strip() for o in labels or () if o.strip()]
     gone = [c for c in named if c not in text]
     if gone:
-        its = one_line(', '.join(map(str, text.columns)))
+        its = printable_line(', '.join(map(str, text.columns)))
         raise InputError(f'{path}: no column {gone[0]!r}; it has {its}')
     if named: return named, True
     prefixed = [c for c in text if str(c).startswith('label:')]
@@ -164,7 +164,7 @@ def findings_of_column(
     if words: return findings_of_words(text)
     row = int(strange.argmax())
     said = text.iloc[row][:40]
-    column = one_line(text.name)
+    column = printable_line(text.name)
     raise InputError(f'{path}: row {row}: {column} is {said!r}; expected 0, 1, -1 or nothing')
 
 # %% ../../../nbs/15h_folder.ipynb #78f40800
@@ -182,7 +182,7 @@ def table_findings(
         more = findings_of_column(text[c], words, path)
         twice = [o for o in more if o in found]
         if twice:
-            raise InputError(f'{path}: two columns tell of {one_line(twice[0])!r}; '
+            raise InputError(f'{path}: two columns tell of {printable_line(twice[0])!r}; '
                              'rename one, or leave it out of labels')
         found |= more
     return pd.DataFrame(found, index=df.index), columns
@@ -262,8 +262,8 @@ def folder(
     df = read_table(file)
     df = df.rename(columns=column_meanings(df.columns, file))
     found, columns = table_findings(df, labels, file)
-    unused = one_line(', '.join(str(c) for c in df if c not in (*columns, *MEANINGS)))
-    findings = one_line(', '.join(found))
+    unused = printable_line(', '.join(str(c) for c in df if c not in (*columns, *MEANINGS)))
+    findings = printable_line(', '.join(found))
     notes = [f"Findings: {findings or 'none'}. Columns not used: {unused or 'none'}."]
     rows, extra = table_rows(df, file.parent, file, notes)
     uncertain = found == -1

@@ -18,7 +18,7 @@ from ..report import read_report
 from .locate import image_files, printable_path
 from refers_nb.data.sources.raw import (
     EXPECTED, LARGEST_REPORT, add_note, decode_report, find_file, finish_studies, images_here,
-    one_line, optional_file, plural, read_csv, split_from_file, unique_rows,
+    printable_line, optional_file, plural, read_csv, split_from_file, unique_rows,
 )
 from ..studies import standard_view
 from ...runs import progress
@@ -38,7 +38,7 @@ class ReportArchive:
     ):
         try: self.archive = zipfile.ZipFile(path)
         except Exception as e:
-            reason = one_line(e)
+            reason = printable_line(e)
             raise InputError(f'{path}: not a zip archive that can be read ({reason}); '
                              'download it again') from None
         named = ((REPORT_PATH.fullmatch(o.filename), o) for o in self.archive.infolist())
@@ -124,7 +124,7 @@ def read_annotations(
     if bad.any():
         row, col = np.argwhere(bad)[0]
         said = df.iloc[row, col][:60]
-        raise InputError(f'{path}: study {df.index[row]}: {one_line(df.columns[col])} is {said!r}; '
+        raise InputError(f'{path}: study {df.index[row]}: {printable_line(df.columns[col])} is {said!r}; '
                          'expected 1, 0, -1 or nothing')
     return values.astype('float32').reindex(by).reset_index(drop=True)
 
