@@ -11,9 +11,10 @@ from refers_nb.core import InputError
 from refers_nb.evaluation.experiments import (
     efficiency_table, fingerprint, label_efficiency, plot_label_efficiency)
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
-from refers_nb.training.classifier import Classifier, masked_bce, positive_weights
+from refers_nb.training.classifier import (
+    Classifier, masked_bce, mirror_places, positive_weights, predict)
 from refers_nb.training.finetune import (
-    KeepBest, default_steps, finetune, finetune_learner, labelled, mirror_places, predict, study_means)
+    KeepBest, default_steps, finetune, finetune_learner, labelled, study_means)
 from refers_nb.training.metrics import macro_auroc
 from refers_nb.training.starts import encoder_from
 

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['VIEW_CHOICES', 'BudgetLoader', 'default_steps', 'labelled', 'image_store', 'finetune_dls', 'study_means',
            'study_auroc', 'KeepBest', 'StepsBar', 'layer_groups', 'classifier_groups', 'peak_rates', 'check_rates',
-           'classifier_learner', 'finetune_learner', 'mirror_places', 'predict', 'long_table', 'Finetuned',
-           'fit_classifier', 'evaluate_classifier', 'finetune']
+           'classifier_learner', 'finetune_learner', 'Finetuned', 'fit_classifier', 'evaluate_classifier', 'finetune']
 
 # %% ../../nbs/34a_finetune.ipynb #73cd92f7
 import warnings
@@ -27,14 +26,14 @@ from fastcore.meta import delegates
 from ..core import atomic, get_device, get_dtype, InputError
 from ..data.loaders import label_dls, SeededLoader
 from ..data.prepare import described
-from ..data.report import swap_sides
 from ..data.store import ImageStore
 from ..data.studies import label_fraction, label_names, read_studies
 from ..models.hub import redact_path, save_checkpoint
 from ..runs import progress, run_record
 from ..settings import default
 from .callbacks import history_table, Precision, SaveHistory, StopOnNonFinite
-from .classifier import Classifier, masked_bce, positive_weights
+from .classifier import (
+    Classifier, long_table, masked_bce, positive_weights, predict)
 from .metrics import auroc, auroc_metric, macro_auroc
 from .optim import adamw, paper_sgd, warmup_cosine
 
@@ -322,61 +321,6 @@ def finetune_learner(
     learn.info = dict(init=str(start), fraction=fraction, images=len(dls.train.dataset),
                       steps=steps//n_epochs*n_epochs, bs=bs, seed=seed, linear=linear)
     return learn
-
-# %% ../../nbs/34a_finetune.ipynb #9e487cb8
-def mirror_places(
-    findings # Names of findings
-)->list:     # For each, the place of the finding that it becomes in the mirror image
-    "Where the findings of a mirror image stand; `InputError` where one side is missing"
-    findings = list(findings)
-    places = []
-    for finding in findings:
-        other = swap_sides(finding)
-        if other not in findings:
-            raise InputError(f'the mirror image of {finding} shows {other}, '
-                             'which is not among the findings: add it, or leave tta off')
-        places.append(findings.index(other))
-    return places
-
-# %% ../../nbs/34a_finetune.ipynb #57532f67
-def predict(
-    model, # Classifier
-    dl,    # Loader of images and targets, in order
-    dtype=torch.float32, # Type of matrix products
-    tta=False, # Average with the mirror image
-)->tuple:  # Probabilities (n, f), targets (n, f), arrays
-    "Probabilities of every finding"
-    device = next(model.parameters()).device
-    order = mirror_places(model.config['findings']) if tta else None
-    probs, targets = [], []
-    model.eval()
-    with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-        for x, y in dl:
-            x = x.to(device)
-            p = model(x).float().sigmoid().cpu()
-            if tta:
-                q = model(x.flip(-1)).float().sigmoid().cpu()
-                p = (p + q[:, order])/2
-            probs.append(p)
-            targets.append(y.cpu())
-    return torch.cat(probs).numpy(), torch.cat(targets).numpy()
-
-# %% ../../nbs/34a_finetune.ipynb #775212df
-def long_table(
-    df,       # Study table of the images
-    findings, # Names of findings
-    probs,    # (n, f)
-    targets,  # (n, f)
-)->pd.DataFrame: # image, patient, label, target, probability, split
-    "One row per image and finding"
-    f = len(findings)
-    return pd.DataFrame(dict(
-        image=np.repeat(df['path'].to_numpy(), f),
-        patient=np.repeat(df['patient'].to_numpy(), f),
-        label=list(findings)*len(df),
-        target=targets.ravel(),
-        probability=probs.ravel(),
-        split=np.repeat(df['split'].to_numpy(), f)))
 
 # %% ../../nbs/34a_finetune.ipynb #d888bb14
 @dataclass
