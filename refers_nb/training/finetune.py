@@ -33,7 +33,7 @@ from ..runs import progress, run_record
 from ..settings import default
 from .callbacks import history_table, Precision, SaveHistory, StopOnNonFinite
 from .classifier import (
-    Classifier, long_table, masked_bce, positive_weights, predict)
+    Classifier, long_table, masked_bce, mirror_places, positive_weights, predict)
 from .metrics import auroc, auroc_metric, macro_auroc
 from .optim import adamw, paper_sgd, warmup_cosine
 
