@@ -344,7 +344,8 @@ def refers_report(
     training = checkpoint_config(folder).get('training') or {}
     data = training.get('data', {})
     stored = stored or data.get('stored') or 256
-    resize_mode = resize_mode or data.get('resize_mode') or 'letterbox'
+    recorded = data.get('resize_mode') or data.get('fit')     # the name in older checkpoints
+    resize_mode = resize_mode or recorded or 'letterbox'
     views, mask = file_views(model, images, stored, resize_mode)
     model = model.to(get_device(s.run.device))
     how = dict(beams=beams, max_len=max_len, no_repeat=no_repeat)

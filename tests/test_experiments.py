@@ -9,7 +9,8 @@ from refers_nb.core import InputError
 from refers_nb.data.studies import label_names, patient_folds, read_studies
 from refers_nb.evaluation import experiments
 from refers_nb.evaluation.compare import efficiency_tests
-from refers_nb.evaluation.experiments import efficiency_table, fingerprint, label_efficiency, plot_label_efficiency
+from refers_nb.evaluation.experiments import efficiency_table, label_efficiency, plot_label_efficiency
+from refers_nb.evaluation.fingerprint import fingerprint
 from refers_nb.models.hub import save_checkpoint
 from refers_nb.training.classifier import Classifier
 from refers_nb.training.starts import encoder_from

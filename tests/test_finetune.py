@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from memory import Store
 from refers_nb.core import InputError
 from refers_nb.evaluation.experiments import (
-    efficiency_table, fingerprint, label_efficiency, plot_label_efficiency)
+    efficiency_table, label_efficiency, plot_label_efficiency)
+from refers_nb.evaluation.fingerprint import fingerprint
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
 from refers_nb.training.classifier import (
     Classifier, masked_bce, mirror_places, positive_weights, predict)

@@ -89,7 +89,8 @@ def __getitem__(self:ImageStore,
     return self.images[self.row(i) if isinstance(i, str) else i]
 
 # %% ../../nbs/12a_store.ipynb #c760e288
-STORE_VERSION = 3 # raise it when the same file would give another row
+# Raised when the same file would give another row, or the index other attributes (3: `resize_mode` was `fit`)
+STORE_VERSION = 3
 
 @dataclass(frozen=True)
 class StoreSpec:

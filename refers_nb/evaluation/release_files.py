@@ -58,8 +58,8 @@ def is_hidden(
 # %% ../../nbs/40f_release_files.ipynb #e9302a5a
 def prediction_files(
     folder # Path
-)->tuple:  # Files of predictions; texts that are none
-    "Texts below a folder; none are those beside folders of predictions, and those like README"
+)->tuple:  # Files of predictions; other texts: beside folders of predictions, or called README and the like
+    "The texts below a folder, told apart"
     inner = [p for p in folder.rglob('*') if p.is_dir() and plain_name(p.name) == RESULTS]
     below = sorted({p for o in inner or [folder] for p in o.rglob('*')})
     texts = [p for p in below if p.suffix.lower() in ('.txt', '.tsv', '.csv')]
@@ -90,10 +90,10 @@ def says_something(
 # %% ../../nbs/40f_release_files.ipynb #8090a494
 def data_set_level(
     parts, # Names of folders, from the outermost
-    above, # Places of those that may be a data set or a task
+    above, # Indices of those that may be a data set or a task
     given, # Number of folders above and including the one that was given
 )->int:
-    "Place of the folder that is the data set"
+    "Index of the data set: a known name (the innermost), else the first folder in Results, else in `given`"
     known = [i for i in above if plain_name(parts[i]) in SOURCE_OF]
     if known: return known[-1]
     below = [i for i in above if RESULTS in map(plain_name, parts[:i])]

@@ -160,7 +160,7 @@ class RunArgs:
         device:str=default('run', 'device'),       # 'auto', 'cpu', 'mps', 'cuda' or 'cuda:N'
         precision:str=default('run', 'precision'), # 'auto', 'fp32' or 'bf16'
     ):
-        store_attr()
+        store_attr()                                # every attribute is part of what the run is
         self.start = resolve_start(start, preset)
         if vision_lr is None: self.vision_lr = 1. if self.start == 'random' else .2
 
@@ -231,6 +231,7 @@ def run_tokenizer(
     "The tokenizer of a run: trained where the run begins, read where it goes on"
     path = out/'tokenizer.json'
     pieces = out/'words.json'
+    # a run that ended before its first save leaves vocabularies, perhaps of other arguments
     goes_on = (out/'state.pt').exists() and path.exists()
     if not goes_on:
         pieces.unlink(missing_ok=True)
