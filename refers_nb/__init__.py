@@ -5,7 +5,7 @@ The house has layers, and imports point downwards only:
 | package | holds | may import |
 |---|---|---|
 | `refers_nb` | errors, settings, the record of a run; `phantom`: drawn studies with true reports | nothing above |
-| `refers_nb.data` | files, reports, study tables, image stores, loaders; `sources`: one module a data set | the ground |
+| `refers_nb.data` | files, reports, study tables, image stores, loaders; `sources`: one module per data set | the ground |
 | `refers_nb.models` | modules of torch, and files of weights | the ground, `data` |
 | `refers_nb.training` | losses, metrics, optimisers, callbacks, Learners, baselines | what is below |
 | `refers_nb.evaluation` | statistics, fairness, written reports, representations, experiments | what is below |

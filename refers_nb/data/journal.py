@@ -64,7 +64,7 @@ def close(self:Journal):
 # %% ../../nbs/11d_journal.ipynb #40fa2c4d
 @patch
 def entries(self:Journal):
-    "Yield (rows, whether their files are still the same, facts) of every entry"
+    "Yield (rows, whether files are the same, facts) of all entries; cuts a torn last line: read before `add`"
     if not self.path.exists(): return
     good = 0
     for line in self.path.read_bytes().splitlines(keepends=True):
