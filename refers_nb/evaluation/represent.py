@@ -89,7 +89,7 @@ def as_study(
     images,  # 8-bit images (n, h, w), the views of one study, as `load_radiograph` gives them
 )->tuple:    # Views (1, n, 1, size, size) and mask (1, n)
     "Images that stand in no table as the model takes them; `InputError` for too many views"
-    x = torch.from_numpy(np.asarray(images))
+    x = torch.from_numpy(np.array(images))
     k = model.config['k']
     if x.ndim != 3 or x.dtype != torch.uint8 or not 1 <= len(x) <= k:
         expected = f'expected at most {k} views, 8-bit grey, (h, w) each'
