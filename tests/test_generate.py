@@ -11,7 +11,7 @@ from PIL import Image
 from memory import Store
 from refers_nb.core import InputError
 from refers_nb.data.loaders import Augment
-from refers_nb.models.decoder import ReportDecoder
+from refers_nb.models.decoder import ReportDecoder, attention_weights
 from refers_nb.evaluation.generate import (
     EOS, PAD, SOS, beam_search, evaluate_writing, file_views, generate, generate_all, logits_processors, write,
     written_reports,
@@ -287,9 +287,9 @@ def test_attention_is_that_of_the_step(model):
     with torch.no_grad():
         layer = dec.layers[0]
         cross, mask, x = layer.cross, seen[:, None, None], dec.embed(report)
-        k, v = cross.keys(dec.memory(memory))
+        k, v = cross.project_keys_values(dec.memory(memory))
         h = layer.norms[0](x + layer.attn(x, x, causal=True))
-        w = cross.weights(cross.split(cross.q(h)), k, mask)
+        w = attention_weights(cross.split_heads(cross.q(h)), k, mask)
         by_hand = cross.out((w @ v).transpose(1, 2).flatten(2))
         torch.testing.assert_close(by_hand, cross(h, dec.memory(memory), mask), atol=1e-5, rtol=0)
         tables = dec.attention(report, memory, seen)
