@@ -272,7 +272,7 @@ def test_the_whole_way_as_processes(tmp_path):
     data, pre, tuned = tmp_path/'data', tmp_path/'pre', tmp_path/'tuned'
     assert run('refers-prep', 'phantom', 60, data, '--size', 32)[0] == 0
     code, out, err = run('refers-pretrain', data, pre, '--start', 'random', '--size', 32, '--epochs', 1, '--bs', 16)
-    assert code == 0 and out.strip() == str(pre/'checkpoint'), err
+    assert code == 0 and out.strip().endswith(str(pre/'checkpoint')), err
     code, out, err = run('refers-finetune', data, pre/'checkpoint', tuned, '--fractions', 1, '--seeds', 0,
                          '--steps', 3, '--bs', 8)
     assert code == 0 and out.startswith('macro AUROC'), err
