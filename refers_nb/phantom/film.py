@@ -10,6 +10,7 @@ __all__ = ['CALIBRES', 'LETTERS', 'show_strip', 'View', 'coordinates', 'ramp', '
 
 # %% ../../nbs/01_film.ipynb #d94c846a
 import functools
+import math
 from types import SimpleNamespace
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -163,13 +164,14 @@ def grow_vessel(
 ):
     "One branching random walk"
     for step in range(int(60 * width + 18)):
-        angle += rng.normal(0, .07)
-        x += .006 * np.cos(angle)
-        y += .006 * np.sin(angle)
+        angle += .07 * rng.standard_normal()
+        x += .006 * math.cos(angle)
+        y += .006 * math.sin(angle)
         points.append((x, y, width))
         width *= .982
         if width > .12 and rng.random() < .075:
-            turn = rng.choice([-1, 1]) * rng.uniform(.35, .8)
+            side = (-1, 1)[rng.integers(2)]
+            turn = side * rng.uniform(.35, .8)
             grow_vessel(rng, x, y, angle + turn, width * .75, points)
             angle -= turn * .3
 
