@@ -24,7 +24,7 @@ def parse():
     p.add_argument('--studies', type=int, default=48, help='studies to draw (of phantoms: also to write)')
     p.add_argument('--file-size', type=int, default=512, help='side of the phantom PNG files')
     p.add_argument('--seconds', type=float, default=4, help='time for each side')
-    p.add_argument('--views', type=int, default=2, help='views a study')
+    p.add_argument('--views', type=int, default=2, help='views per study')
     p.add_argument('--workers', type=int, default=os.cpu_count(), help='threads that decode')
     return p.parse_args()
 

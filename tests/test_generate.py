@@ -272,7 +272,7 @@ def test_one_to_three_views(fusion, model):
         assert out.tokens.tolist() == full.tokens.tolist() and out.attention.shape == (*out.tokens.shape, 3*4)
         assert out.attention[..., n*4:].eq(0).all() and out.texts == [tok.decode(o) for o in out.tokens]
         torch.testing.assert_close(out.attention.sum(-1), torch.ones(out.tokens.shape), atol=1e-5, rtol=0)
-    with pytest.raises(InputError, match='4 views a study'):
+    with pytest.raises(InputError, match='4 views per study'):
         generate(m, torch.randn(1, 4, 1, 32, 32), torch.ones(1, 4, dtype=torch.bool), tok)
 
 

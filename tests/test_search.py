@@ -44,8 +44,8 @@ def test_nearest_of_100_000_against_double_precision():
 
 
 @pytest.mark.parametrize('v,df,match', [
-    (np.ones((3, 2)), table(2), 'expected one row a study'),
-    (np.ones(3), table(3), 'expected one row a study'),
+    (np.ones((3, 2)), table(2), 'expected one row per study'),
+    (np.ones(3), table(3), 'expected one row per study'),
     (np.ones((0, 2)), table(0), 'expected one row'),
     (np.array([[1, 0], [0, 0]]), table(2), 'row 1 is zero or not finite'),
     (np.array([[1, np.nan]]), table(1), 'row 0 is zero or not finite'),

@@ -1,5 +1,5 @@
 "The study table: errors name rows, splits keep patients together, fractions are nested"
-import os, time
+import time
 
 import numpy as np
 import pandas as pd
@@ -12,8 +12,6 @@ from refers_nb.data.studies import (
     SECTIONS, SEXES, VIEWS, annotation_names, by_study, check_studies, label_fraction, label_names,
     read_studies, split_patients, standard_view, write_fractions, write_studies)
 from study_tables import full_table, table
-
-PATIENCE = float(os.environ.get('REFERS_NB_TEST_PATIENCE', 3)) # on a machine that others use at the same time
 
 
 # Checks
@@ -254,11 +252,10 @@ def test_a_table_of_the_size_of_mimic_opens_in_seconds(tmp_path, n):
         phash=rng.integers(0, 2**64, n, np.uint64))
     index.to_parquet(tmp_path/'index.parquet', index=False)
     np.save(tmp_path/'images.npy', np.zeros((n, 2, 2), np.uint8))
-    start = time.perf_counter()
+    start = time.process_time()       # of the processor: what runs beside does not count
     back = read_studies(tmp_path)
     store = ImageStore(tmp_path)
-    took = time.perf_counter() - start
-    assert took < 3*PATIENCE
+    assert time.process_time() - start < 9
     assert len(back) == len(store) == n
     assert len(label_names(back)) == 14
     assert len(annotation_names(back)['negbio']) == 14

@@ -168,7 +168,7 @@ def baseline_reports(
     new = unit_embeddings(embeddings, 'embeddings')
     if len(reports) != len(train) or train.shape[1] != new.shape[1]:
         shapes = f'{len(reports)} training reports, embeddings {train.shape} and {new.shape}'
-        raise InputError(f'{shapes}; give one row a study, of one width')
+        raise InputError(f'{shapes}; give one row per study, of one width')
     told = [i for i, o in enumerate(reports) if isinstance(o, str) and o.strip()]
     if not told: raise InputError('no training report has words')
     often = Counter(reports[i] for i in told).most_common(1)[0][0]

@@ -41,7 +41,7 @@ class SearchIndex:
         shape = np.shape(vectors)
         if len(shape) != 2 or shape[0] != len(studies) or not shape[0]:
             have = f'vectors are {shape} for {len(studies)} studies'
-            raise InputError(f'{have}: expected one row a study')
+            raise InputError(f'{have}: expected one row per study')
         self.vectors = unit_rows(vectors)
         names = self.studies['study']
         twice = names[names.duplicated()]

@@ -102,7 +102,7 @@ def recall_at(
     "Retrieval in both directions from one matrix of similarities"
     sim = as_columns(sim)
     if sim.ndim != 2 or sim.shape[0] != sim.shape[1]:
-        raise InputError(f'similarities must be square, one row a study, not {sim.shape}')
+        raise InputError(f'similarities must be square, one row per study, not {sim.shape}')
     if np.isnan(sim).any(): raise InputError('similarities contain NaN')
     if groups is None: groups = np.arange(len(sim))
     groups = pd.factorize(np.asarray(groups))[0]
