@@ -14,7 +14,7 @@ warnings.filterwarnings('ignore')
 import numpy as np
 import pandas as pd
 import torch
-from refers_nb.core import InputError, atomic
+from refers_nb.core import InputError, atomic, cpu_has_bf16
 from refers_nb.data.loaders import Augment
 from refers_nb.data.report import findings_impression
 from refers_nb.data.sources.phantom import phantom_set
@@ -76,7 +76,7 @@ def maps_of_findings(clf, front, ill):
 def maps_by_covering(clf, front):
     "{finding: maps (n, gh, gw)} by covering one patch after the other"
     def score(x):
-        with torch.autocast('cpu', torch.bfloat16): return clf(x).float()
+        with torch.autocast('cpu', torch.bfloat16, enabled=cpu_has_bf16()): return clf(x).float()
     covered = in_batches(lambda i: occlusion(score, front[i], clf.vision.patch), len(front))      # (n, f, gh, gw)
     return dict(zip(clf.config['findings'], covered.transpose(0, 1)))
 

@@ -2,6 +2,8 @@
 import re
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -48,17 +50,21 @@ def write_readme():
     for path, data in pictures.items(): path.write_bytes(data)
 
 
+def write_page(out, path):
+    "The HTML page of one notebook"
+    page, _ = HTMLExporter().from_notebook_node(load(path), resources=dict(metadata=dict(name=path.stem)))
+    dest = (out/path.relative_to(ROOT)).with_suffix('.html')
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    dest.write_text(relink(page, lambda o: re.sub(r'\.ipynb(?=#|$)', '.html', o)), encoding='utf-8')
+
+
 def docs(out=ROOT/'_docs'):
     "One HTML page per notebook, links between notebooks turned into links between pages"
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(NBS, out/'nbs', ignore=shutil.ignore_patterns('*.ipynb', '.*', '_*', '*.py'))
-    exporter = HTMLExporter()
-    for path in [*sorted(NBS.rglob('*.ipynb')), *sorted((ROOT/'data_prep').glob('*.ipynb'))]:
-        if '.ipynb_checkpoints' in path.parts: continue
-        page, _ = exporter.from_notebook_node(load(path), resources=dict(metadata=dict(name=path.stem)))
-        dest = (out/path.relative_to(ROOT)).with_suffix('.html')
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        dest.write_text(relink(page, lambda o: re.sub(r'\.ipynb(?=#|$)', '.html', o)), encoding='utf-8')
+    paths = [*sorted(NBS.rglob('*.ipynb')), *sorted((ROOT/'data_prep').glob('*.ipynb'))]
+    paths = [path for path in paths if '.ipynb_checkpoints' not in path.parts]
+    with ProcessPoolExecutor() as pool: list(pool.map(partial(write_page, out), paths))
     (out/'index.html').write_text('<meta http-equiv="refresh" content="0; url=nbs/index.html">\n')
     return out
 
