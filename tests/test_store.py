@@ -129,8 +129,8 @@ def test_index_has_the_shape_in_the_file_and_a_hash(tmp_path):
     names = ['a.jpg', 'turned.jpg', 'a.png', 'turned.webp', 'turned.tiff', 'a.dcm']
     store = ImageStore.build(names, tmp_path, tmp_path/'out', size=64)
     index = store.index
-    assert list(index) == ['path', 'bytes', 'mtime_ns', 'height', 'width', 'phash']
-    assert [str(o) for o in index.dtypes[1:]] == ['int64', 'int64', 'int32', 'int32', 'uint64']
+    assert list(index) == ['path', 'bytes', 'mtime_ns', 'height', 'width', 'phash', 'window_missed']
+    assert [str(o) for o in index.dtypes[1:]] == ['int64', 'int64', 'int32', 'int32', 'uint64', 'bool']
     shapes = [(1200, 1600) if 'turned' in o else (1600, 1200) for o in names]
     assert list(zip(index['height'], index['width'])) == shapes
     assert index['phash'].tolist() == [image_hash(o) for o in store]
