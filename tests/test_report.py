@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from mimic_styles import STYLES
 from refers_nb.data.report import (
-    HEADINGS, clean, findings_impression, report_text, sections, sentences, swap_sides, used_sections)
+    HEADINGS, clean, findings_impression, is_unsectioned, read_report, report_text, sections, sentences, swap_sides,
+    unescaped, used_sections)
 
 # Any text
 
@@ -122,6 +123,85 @@ def test_layout_of_lines_does_not_matter():
             assert sections(other) == sections(t), s['style']
 
 
+# Headings as hospitals type them
+
+def parts_of(text):
+    "Findings and impression of a report"
+    secs = sections(text)
+    return secs.get('findings', ''), secs.get('impression', '')
+
+
+@pytest.mark.parametrize('findings,impression', [
+    ('CHEST FINDINGS:', 'OVERALL IMPRESSION:'), ('PERTINENT FINDINGS:', 'ATTENDING CONCLUSION:'),
+    ('TWO VIEW CHEST FINDINGS:', 'RADIOLOGIST IMPRESSION:'), ('Imaging findings:', 'Final impression:'),
+    ('FINDNGS:', 'IMPRESION:'), ('FINDINSG:', 'IMPERSSION:'), ('Findigs:', 'Conlusion:'),
+    ('FINAL FINDINGS AND OBSERVATIONS:', 'FINAL IMPRESION:')])
+@pytest.mark.parametrize('joint', ['\n\n', '\n', ' '])
+def test_words_and_slips_in_headings(findings, impression, joint):
+    if joint == ' ' and findings[1].islower(): findings, impression = findings.upper(), impression.upper()
+    text = f'HISTORY: Cough.{joint}{findings} Clear lungs.{joint}{impression} Normal chest.'
+    assert parts_of(text) == ('Clear lungs.', 'Normal chest.')
+
+
+@pytest.mark.parametrize('heading', [
+    'PRELIMINARY FINDINGS', 'PRELIM IMPRESSION', 'Provisional impression', 'RESIDENT IMPRESSION', 'PFI',
+    'OVERNIGHT IMPRESSION', 'PRELIMINARY INTERPRETATION'])
+def test_a_preliminary_reading_counts_only_where_nothing_else_does(heading):
+    final = 'FINDINGS: Clear.\n\nIMPRESSION: Normal.'
+    assert findings_impression(f'{heading}: Edema.\n\n{final}') == 'Clear. Normal.'
+    assert findings_impression(f'{heading}: Edema.\n\nLungs are clear.\n\nIMPRESSION: Normal.') == 'Lungs are clear. Normal.'
+    assert findings_impression(f'INDICATION: Fall.\n\n{heading}: Edema.') == 'Edema.'
+
+
+@pytest.mark.parametrize('heading', [
+    'CLINICAL IMPRESSION', 'Admitting diagnosis', 'PREVIOUS IMPRESSION', 'PRIOR FINDINGS', 'CLINICAL HX', 'REFERENCE FILM',
+    'COMPARISON EXAMS', 'PRIOR STUDY', 'COMPARSION', 'COMPARISIONS', 'Comparrison', 'COMAPRISON', 'INDCATION', 'TECHNIQE',
+    'COMPARISON STUDEIS', 'Reference exam', 'HSITORY'])
+def test_headings_that_are_not_about_these_images(heading):
+    text = f'{heading}: Edema last week.\n\nLungs are clear.\n\nIMPRESSION: Normal.'
+    assert parts_of(text) == ('Lungs are clear.', 'Normal.')
+
+
+def test_the_end_of_a_section():
+    for end in ('END OF IMPRESSION.', 'End of impression', '*** END OF IMPRESSION ***', 'END OF FINDINGS:', 'END OF REPORT'):
+        assert parts_of(f'FINDINGS: Clear.\n\nIMPRESSION: Normal.\n\n{end}\n') == ('Clear.', 'Normal.')
+    assert parts_of('IMPRESSION: Normal. END OF IMPRESSION: FINDINGS: Clear.') == ('Clear.', 'Normal.')
+
+
+@pytest.mark.parametrize('text', [
+    'history: cough. findings: clear. impression: normal.', 'Indication: cough; findings: clear. conclusion: normal.',
+    'history: cough findings: clear. impression: normal.', 'CLINICAL INFORMATION: cough. comparison: none. findings: clear. impression: normal.',
+    'Chest radiograph of today. findings: clear. impression: normal.'])
+def test_small_headings_within_a_line(text):
+    assert parts_of(text) == ('clear.', 'normal.') or parts_of(text) == ('Chest radiograph of today. clear.', 'normal.')
+
+
+@pytest.mark.parametrize('text', [
+    'FINDINGS: There are two\nfindings: a nodule and a scar.', 'FINDINGS: Broad differential diagnosis: edema or infection.',
+    'FINDINGS: COMPRESSION: none. LUNGS: clear.', 'FINDINGS: No comparison: first film.',
+    'FINDINGS: Contusion: none.\nIndentation: slight.'])
+def test_words_with_a_colon_that_are_no_headings(text):
+    assert sections(text) == dict(findings=' '.join(text.split())[10:])
+
+
+@pytest.mark.parametrize('line', ['&lt;br/&gt;', '<BR>', '\\n', '\\r\\n', '_x000D_\n', '<br />\\n', '</p><p>', '&#13;&#10;', '\\.br\\'])
+def test_line_breaks_that_an_export_has_escaped(line):
+    text = line.join(['HISTORY: Cough', 'FINDINGS: Nodule &lt; 5&nbsp;mm, &amp;gt; 3 mm', 'IMPRESSION:', 'Scar'])
+    assert parts_of(text) == ('Nodule < 5 mm, > 3 mm', 'Scar')
+    assert clean(f'Nodule{line}of 5 mm.') == 'Nodule of 5 mm.'
+
+
+def test_what_only_looks_escaped_stays():
+    for o in ('Nodule <5 mm and >3 mm.', 'R&D; A&P view.', 'left\\right', 'x < b > c', '5 &of 6'):
+        assert clean(o) == o
+        assert unescaped(unescaped(o)) == unescaped(o)
+
+
+def test_a_text_without_known_headings_is_kept_whole():
+    assert read_report('BEFUND: Frei. BEURTEILUNG: Normal.') == ('BEFUND: Frei. BEURTEILUNG: Normal.', 'findings')
+    assert [is_unsectioned(o) for o in ('BEFUND: Frei.', '', '___', 'HISTORY: Cough.', 'Clear.')] == [True, False, False, False, True]
+
+
 # Layouts, with real sections
 
 LAYOUTS = dict( # how a hospital's system might have set the same sections
@@ -216,7 +296,8 @@ def test_real_sections_come_back_from_any_layout(layout, every):
         missed += any(clean(secs.get(k)) != clean(row[k]) for k in ('findings', 'impression'))
         if any(OWN_HEADING.search(o) for o in row.values()): continue
         assert [clean(secs.get(k)) for k in parts] == [clean(row[k]) for k in parts]
-        assert not words(*parts.values()) - words(*secs.values()), 'a word is lost'
+        said = map(unescaped, parts.values())
+        assert not words(*said) - words(*secs.values()), 'a word is lost'
         assert not words(*secs.values()) - words(t), 'a word is doubled'
         assert findings_impression(t) == report_text(row['findings'], row['impression'])
         assert used_sections(t).split() == [k for k in ('findings', 'impression') if clean(row[k])]
