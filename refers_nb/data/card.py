@@ -63,10 +63,12 @@ def with_sizes(
     df,    # Study table
     store, # Its `ImageStore`, or None
 ):
-    "The table with the original width and height of each image, where the store has them"
+    "The table with what the store knows of each image: original width and height, missed windows"
     if store is None or 'width' not in store.index: return df
     at = store.rows(df['path'])
     sizes = {f'original {side}': store.index[side].values[at] for side in ('width', 'height')}
+    if 'window_missed' in store.index:
+        sizes['window missed'] = store.index['window_missed'].values[at]
     return df.assign(**sizes)
 
 # %% ../../nbs/13b_card.ipynb #11743f9c
@@ -75,6 +77,8 @@ def image_lines(df):
     lines = {f'view {view}': int((df['view'] == view).sum()) for view in VIEWS}
     for side in ('original width', 'original height'):
         if side in df: lines[f'{side}, pixels'] = spread(df[side])
+    if 'window missed' in df:
+        lines['window passed over, it shows nothing'] = int(df['window missed'].sum())
     return lines
 
 # %% ../../nbs/13b_card.ipynb #02e6ada3

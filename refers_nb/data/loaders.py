@@ -18,7 +18,7 @@ from fastai.torch_core import TensorBase
 from fastcore.basics import patch, store_attr
 from ..core import InputError
 from .report import swap_sides
-from .studies import by_study, label_names
+from .studies import by_study, label_names, split_rows
 
 # %% ../../nbs/14_loaders.ipynb #5887347e
 def normalise(
@@ -313,9 +313,11 @@ def study_dls(
 )->DataLoaders:        # Of `Views` (bs, k, 1, size, size), mask (bs, k), `TensorReport` (bs, t)
     "DataLoaders for pre-training; an `encoder_tokenizer` adds the report in its pieces, (bs, t2)"
     augment = augment or Augment(size)
+    reported = df[df['report'].str.strip() != '']
     def loader(split, train):
         "Loader of one split"
         part = df[df['split'] == split]
+        split_rows(reported, split, 'study with a report')
         items = StudyItems(part, store, tok, k, train=train, flip=flip, seed=seed)
         return StudyLoader(items, bs, augment, train, seed, device=device, num_workers=workers)
     return DataLoaders(loader('train', True), loader('valid', False), device=device)
@@ -337,6 +339,8 @@ class LabelItems:
         if lacking:
             raise InputError(f"No labels for {', '.join(lacking)}; "
                              f"the table has {', '.join(label_names(df))}")
+        twice = [o for o in self.findings if self.findings.count(o) > 1]
+        if twice: raise InputError(f'the finding {twice[0]} is given twice')
         store_attr('store,train,seed')
         self.rows = store.rows(df['path'])
         self.epoch = 0
@@ -393,9 +397,7 @@ def label_dls(
     def loader(split):
         "Loader of one split"
         train = split == 'train'
-        chosen = df['split'] == split
-        part = df[chosen & use] if train else df[chosen]
-        if not len(part): raise InputError(f'No labelled image in split `{split}`')
+        part = split_rows(df[use] if train else df, split, 'labelled image')
         random = train and augment is not False
         items = LabelItems(part, store, findings, random, flip, seed)
         return SeededLoader(items, min(bs, len(part)) if train else bs, augment or Augment(size),

@@ -156,7 +156,9 @@ def tested_on_folds(
 )->bool:
     "Whether every seed was tested on other patients; `InputError` where some are the same"
     path = predictions_file(folder)
-    seen = [set(g['patient'].astype(str)) for _, g in read_predictions_table(path).groupby('seed')]
+    df = read_predictions_table(path)
+    if 'seed' not in df: raise InputError(f'{path}: no column seed; expected those of several trials')
+    seen = [set(g['patient'].astype(str)) for _, g in df.groupby('seed', dropna=False)]
     shared = len(set.intersection(*seen))
     together = len(set.union(*seen))
     if len(seen) < 2 or shared == together: return False
@@ -168,9 +170,20 @@ def tested_on_folds(
 def read_results(
     folder # By `label_efficiency`
 )->pd.DataFrame:
-    "Its results.csv; names stay text"
-    return pd.read_csv(Path(folder)/'results.csv', dtype=dict(dataset=str, init=str),
-                       keep_default_na=False, na_values=dict(auroc=['']))
+    "Its results.csv; names stay text; `InputError` for a file that is none"
+    path = Path(folder)/'results.csv'
+    again = 'run label_efficiency (refers-finetune) again'
+    try: df = pd.read_csv(path, dtype=dict(dataset=str, init=str),
+                          keep_default_na=False, na_values=dict(auroc=['']))
+    except (OSError, ValueError) as e:
+        raise InputError(f'{path}: no table of results that can be read ({e}); {again}') from None
+    lacking = [o for o in ('init', 'fraction', 'seed', 'auroc') if o not in df]
+    if lacking: raise InputError(f"{path}: no column {', '.join(lacking)}; {again}")
+    numbers = all(pd.api.types.is_numeric_dtype(df[o]) for o in ('fraction', 'seed', 'auroc'))
+    each = [o for o in ('dataset', 'init', 'fraction', 'seed') if o in df]
+    if numbers and len(df) and not df.duplicated(each).any(): return df
+    raise InputError(f'{path}: no table of results: expected one row a trial, '
+                     f'with numbers for fraction, seed and auroc; {again}')
 
 # %% ../../nbs/43b_compare.ipynb #d2dee6a8
 def fold_tests(

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Trial', 'run_trial', 'DataSet', 'check_names', 'data_sets', 'tables_by_seed', 'trials', 'StartEncoder',
            'start_encoder', 'check_alike', 'check_tables', 'starts_left_out', 'shard_of', 'read_done', 'write_results',
-           'remove_tables', 'finished_table', 'check_call', 'run_trials', 'label_efficiency', 'efficiency_table',
-           'draw_start', 'panel_axes', 'plot_label_efficiency']
+           'remove_tables', 'clear_trials', 'finished_table', 'check_call', 'run_trials', 'label_efficiency',
+           'efficiency_table', 'draw_start', 'panel_axes', 'plot_label_efficiency']
 
 # %% ../../nbs/43_experiments.ipynb #1907f028
-import itertools, json, re, warnings
+import itertools, json, numbers, re, warnings
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -17,9 +17,12 @@ import pandas as pd
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import InputError, atomic
+from ..data.checked import has_rows, read_parquet, read_record
 from .fingerprint import (
     data_digest, existing_path, inputs_digest, start_digest, start_of_trial)
+from ..locks import clear_left_overs, own_folder
 from ..runs import end_with_parent, one_at_a_time, progress
+from ..settings import check_number, LARGEST_SEED
 from ..training.finetune import finetune, finetune_learner, labelled
 from ..training.starts import encoder_from
 
@@ -46,10 +49,13 @@ def predictions_path(self:Trial):
 @patch
 def done(self:Trial):
     "Row of a trial that has been run with the same inputs, else None"
-    try: row = json.loads(self.path.read_text())
-    except (FileNotFoundError, ValueError): return None   # an empty file, after a power cut
-    if row.pop('fingerprint', None) != self.key: return None
-    return row if self.predictions_path.exists() else None
+    try: row = read_record(self.path)
+    except InputError: return None   # none yet, or an empty file after a power cut
+    own = dict(init=self.init, fraction=self.fraction, seed=self.seed)
+    is_own = row.get('fingerprint') == self.key and all(row.get(k) == o for k, o in own.items())
+    is_scored = isinstance(row.get('auroc'), numbers.Real)
+    if not (is_own and is_scored and has_rows(self.predictions_path)): return None
+    return own | dict(auroc=row['auroc'])
 
 # %% ../../nbs/43_experiments.ipynb #5d395561
 def run_trial(
@@ -238,7 +244,7 @@ def write_results(
     for name, g in rows.groupby('dataset', sort=False):
         parts = []
         for o in g.itertuples():
-            own = pd.read_parquet(o.path.with_suffix('.parquet'))
+            own = read_parquet(o.path.with_suffix('.parquet'))
             parts.append(own.assign(init=o.init, fraction=o.fraction, seed=o.seed))
         predictions = pd.concat(parts)
         with atomic(out/name/'predictions.parquet') as p: predictions.to_parquet(p, index=False)
@@ -255,6 +261,18 @@ def remove_tables(
     names = 'results.csv', 'predictions.parquet', 'tests.csv'
     folders = {out, *(o.path.parent.parent for o in planned)}
     for folder, name in itertools.product(folders, names): (folder/name).unlink(missing_ok=True)
+
+def clear_trials(
+    mine,  # `Trial`s that this process runs
+    alone, # Whether nobody else writes to the folder
+):
+    "Remove half-written files of processes that were killed, and none of another shard's"
+    for folder in {o.path.parent for o in mine} if alone else ():
+        clear_left_overs(folder)
+        clear_left_overs(folder.parent)
+    for o in mine if not alone else ():
+        clear_left_overs(o.path.parent, o.path.name)
+        clear_left_overs(o.path.parent, o.predictions_path.name)
 
 # %% ../../nbs/43_experiments.ipynb #aece5b29
 def finished_table(
@@ -280,22 +298,26 @@ def check_call(
 ):
     "`InputError` for names that cannot be file names, repetitions, and no process"
     check_names(starts, 'start')
-    for o in (seeds, fractions):
+    for name, o in dict(seeds=seeds, fractions=fractions).items():
+        if not len(o): raise InputError(f'{name}: there is none; give at least one')
         if len(set(o)) < len(o): raise InputError(f'{list(o)}: one of them is given twice')
+    for o in fractions: check_number('fraction', o, float, 0, 1)
+    for o in seeds: check_number('seed', o, int, 0, LARGEST_SEED)
     if jobs == 0: raise InputError('jobs is 0: give the number of processes, or -1 for one a core')
+    check_number('jobs', jobs, int, -1024, 1024)
 
 # %% ../../nbs/43_experiments.ipynb #2095dcf3
 def run_trials(
     planned, # `Trial`s
     jobs,    # As for `label_efficiency`
 ):
-    "Run the trials that are not done, with a bar that counts all"
+    "Run the trials that are not done, with a bar that counts all; in a log file a line for each"
     from joblib import Parallel, delayed
     todo = [o for o in planned if o.done() is None]
     unordered = dict(return_as='generator_unordered', idle_worker_timeout=20)
     workers = Parallel(n_jobs=jobs, batch_size=1, **unordered)
     found = len(planned) - len(todo)
-    with progress(total=len(planned), desc='fine-tuning', initial=found) as bar:
+    with progress(total=len(planned), desc='fine-tuning', initial=found, each=True) as bar:
         for _ in workers(delayed(run_trial)(o) for o in todo): bar.update()
 
 # %% ../../nbs/43_experiments.ipynb #9779a873
@@ -326,9 +348,11 @@ def label_efficiency(
     for o in notes: warnings.warn(o, stacklevel=2)
     planned = [o for o in planned if o.init not in without]
     mine = [o for o in mine if o.init not in without]
-    if any(o.done() is None for o in mine): remove_tables(planned, out)
-    run_trials(mine, jobs)
-    return finished_table(planned, out, notes)
+    with own_folder(out, shared=shard is not None):
+        clear_trials(mine, alone=shard is None)
+        if any(o.done() is None for o in mine): remove_tables(planned, out)
+        run_trials(mine, jobs)
+        return finished_table(planned, out, notes)
 
 # %% ../../nbs/43_experiments.ipynb #5f104ec7
 def efficiency_table(

@@ -17,10 +17,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from ..core import InputError
+from ..core import atomic, InputError
 from .refers import Refers, refers_config
+from .schema import check_numbers, RefersNumbers
 from refers_nb.models.vision import (
-    from_layout, HF_VIT, load_vision, mismatch, read_weights, RELEASED_VIT, to_layout, unwrap,
+    from_layout, HF_VIT, load_vision, mismatch, read_weights, RELEASED_VIT, timm_names, to_layout,
+    unwrap,
     VisionEncoder,
 )
 
@@ -80,10 +82,12 @@ def count_layers(
     state:dict, # Name to tensor
     prefix:str, # What stands before the number of a layer
 )->int:
-    "How many numbered layers there are: one more than the highest number"
-    pattern = re.compile(re.escape(prefix) + r'(\d+)\.')
-    found = [pattern.match(k) for k in state]
-    return 1 + max([int(m[1]) for m in found if m], default=-1)
+    "How many numbered layers there are; `InputError` where the numbers have gaps"
+    pattern = re.compile(re.escape(prefix) + r'(\d{1,4})\.')
+    found = {int(m[1]) for m in map(pattern.match, state) if m}
+    gaps = set(range(len(found))) - found
+    if gaps: raise InputError(f'the weights do not fit: missing {prefix}{min(gaps)}')
+    return len(found)
 
 # %% ../../nbs/25a_formats.ipynb #547f3a08
 def vit_config(
@@ -171,10 +175,12 @@ def from_released(
     if any(k.startswith('transformer.') for k in state):
         raise InputError('these are weights of a released classifier: use `from_finetuned`')
     state.pop('contrastive_bert.text_encoder.embeddings.position_ids', None)
-    model = Refers(released_config(state))
+    config = check_numbers(released_config(state), RefersNumbers, 'the weights do not fit')
     drop_tied_words(state)
-    layout = released_layout(model.config['k'])
-    model.load_state_dict(from_layout(state, model.state_dict(), layout, 'the weights'))
+    with torch.device('meta'): shapes = Refers(config).state_dict()
+    state = from_layout(state, shapes, released_layout(config['k']), 'the weights')
+    model = Refers(config)
+    model.load_state_dict(state)
     return model.eval()
 
 # %% ../../nbs/25a_formats.ipynb #7863b271
@@ -198,7 +204,10 @@ def from_finetuned(
 )->tuple: # `VisionEncoder` as in the file, and `nn.Linear` (None without one), in evaluation mode
     "Encoder and head of a released classifier; `InputError` names every key that does not fit"
     state = foreign_state(state)
-    enc = load_vision(VisionEncoder(**vit_config(state, 'transformer.')), state).eval()
+    config = vit_config(state, 'transformer.')
+    with torch.device('meta'): shapes = VisionEncoder(**config).vit
+    timm_names(state, shapes, 'these weights')  # before anything of that size is made
+    enc = load_vision(VisionEncoder(**config), state).eval()
     return enc, linear_head(state, enc.width)
 
 # %% ../../nbs/25a_formats.ipynb #168772a4
@@ -218,6 +227,7 @@ def save_timm(
     options = dict(img_size=enc.size, in_chans=enc.in_chans)
     save_for_hf(enc.vit, str(out), dict(pretrained_cfg=pretrained, model_args=options),
                 safe_serialization=True)
+    shutil.copymode(Path(out)/'config.json', Path(out)/'model.safetensors')
     return Path(out)
 
 # %% ../../nbs/25a_formats.ipynb #3284375e
@@ -238,7 +248,7 @@ def write_hf_vit(
     config.save_pretrained(out)
     state = to_layout(vit.state_dict(), HF_VIT)
     state = {k: v.detach().cpu().contiguous() for k, v in state.items()}
-    save_file(state, Path(out)/'model.safetensors', metadata={'format': 'pt'})
+    with atomic(Path(out)/'model.safetensors') as p: save_file(state, p, metadata={'format': 'pt'})
 
 # %% ../../nbs/25a_formats.ipynb #2c67615c
 def left_over(
@@ -261,10 +271,12 @@ def save_hf(
     if not isinstance(enc.vit, VisionTransformer) or isinstance(enc.vit.norm, nn.Identity):
         raise InputError(f'`{enc.name}` is no plain vision transformer, so no ViTModel')
     with tempfile.TemporaryDirectory() as tmp:
-        write_hf_vit(enc, tmp)
-        left = left_over(tmp)
+        folder = Path(tmp)/'vit'
+        folder.mkdir()
+        write_hf_vit(enc, folder)
+        left = left_over(folder)
         if left:
             raise InputError(f'`{enc.name}` is no ViTModel: '
                              f'it has other tensors than that, {left[0]}')
-        shutil.copytree(tmp, out, dirs_exist_ok=True)
+        shutil.copytree(folder, out, dirs_exist_ok=True)
     return Path(out)

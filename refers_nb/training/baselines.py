@@ -8,7 +8,8 @@ __all__ = ['TASKS', 'BASELINES', 'LOSS_WEIGHTS', 'report_labels', 'images_of', '
            'why_not', 'baseline_row', 'baselines']
 
 # %% ../../nbs/34c_baselines.ipynb #e74593ed
-import inspect, json
+import inspect
+from functools import partial
 from pathlib import Path
 import pandas as pd
 import torch
@@ -19,11 +20,12 @@ from fastcore.meta import delegates
 from ..core import atomic, InputError
 from ..data.labeller import label_reports, labels_from
 from ..data.loaders import LabelItems, SeededLoader
-from ..data.studies import by_study, COLUMNS, read_studies
+from ..data.studies import by_study, COLUMNS, read_studies, split_rows
 from ..models.hub import checkpoint_config, redact_path
 from ..models.refers import refers_config
 from ..models.vision import vision_encoder
-from ..runs import completed_checkpoint, end_with_parent
+from ..locks import own_folder
+from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
 from ..settings import default
 from .callbacks import (
     PlainTensors, Precision, ResumableLearner, setup_progress, StopOnNonFinite)
@@ -62,9 +64,8 @@ def images_of(
     bs=64,     # Studies per batch
 )->tuple:      # Images per batch, batches per pass
     "The budget of one pass over the studies, for methods that see images"
-    studies = by_study(df[df['split'] == 'train'])
-    studies = studies[studies['report'].str.strip() != '']
-    if not len(studies): raise InputError('No study with a report in split `train`')
+    reported = df[df['report'].str.strip() != '']
+    studies = by_study(split_rows(reported, 'train', 'study with a report'))
     n = len(studies)
     m = sum(min(n_views, len(rows)) for rows in studies['rows'])
     bs = min(bs, n)
@@ -99,8 +100,7 @@ def image_dls(
     kind = CropItems if args.task == 'simclr' else LabelItems
     items = {}
     for split in ('train', 'valid'):
-        part = df[df['split'] == split]
-        if not len(part): raise InputError(f'No image in split `{split}`')
+        part = split_rows(df, split, 'image')
         items[split] = kind(part, store, train=split == 'train', flip=args.flip, seed=args.seed)
     device = args.torch_device
     kwargs = dict(augment=args.augment, seed=args.seed, device=device, num_workers=workers)
@@ -178,16 +178,18 @@ def pretrain_images(
     optimiser(args.opt, args.wd)                            # an unknown one is an error now
     df = read_studies(table)
     record = args.record(table)
-    finished = completed_checkpoint(out, record)
-    if finished: return finished
 
-    torch.manual_seed(args.seed)
-    learn = images_learner(args, df, image_store(table), workers)
-    images_per_epoch = learn.dls.train.bs*len(learn.dls.train)
-    return fit_run(
-        learn, None, out, record, data_facts(learn, table, df, 'images'),
-        f'An encoder of chest radiographs, taught by {BASELINES[task]}.',
-        save_every, tensorboard, table=str(table), images_seen=args.epochs*images_per_epoch)
+    def train():
+        "Data, model, loss, learner; fit, save"
+        torch.manual_seed(args.seed)
+        learn = images_learner(args, df, image_store(table), workers)
+        images_per_epoch = learn.dls.train.bs*len(learn.dls.train)
+        return fit_run(
+            learn, None, out, record, data_facts(learn, table, df, 'images'),
+            f'An encoder of chest radiographs, taught by {BASELINES[task]}.',
+            save_every, tensorboard, table=str(table), images_seen=args.epochs*images_per_epoch)
+
+    return run_once(out, partial(completed_checkpoint, out, record), train)
 
 # %% ../../nbs/34c_baselines.ipynb #a08ca4dc
 BASELINES = dict(
@@ -264,7 +266,7 @@ def baseline_row(
         note = why_not(imagenet, recipe)
         return row | dict(start=None if note else imagenet, note=note)
     start = str(baseline(method, table, out/method, **recipe))
-    run = json.loads((out/method/'run.json').read_text())
+    run = read_record(out/method)
     return row | dict(start=start, images=run['images_seen'], steps=run['steps'])
 
 # %% ../../nbs/34c_baselines.ipynb #56a602ab
@@ -295,5 +297,5 @@ def baselines(
         delayed(baseline_row)(o, table, Path(out), imagenet, begins | recipe | changes.get(o, {}))
         for o in methods)
     res = pd.DataFrame(rows).set_index('method')
-    with atomic(Path(out)/'baselines.csv') as p: res.to_csv(p)
+    with own_folder(out), atomic(Path(out)/'baselines.csv') as p: res.to_csv(p)
     return res

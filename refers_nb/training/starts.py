@@ -6,9 +6,10 @@
 __all__ = ['ARCH', 'resolve_start', 'is_checkpoint', 'preset_of', 'encoder_from']
 
 # %% ../../nbs/30a_starts.ipynb #aa09caf8
-import json
+import os
 from pathlib import Path
 from ..core import InputError
+from ..foreign import check_file, read_json
 from ..models.hub import load_encoder, refuse_pickle
 from ..models.vision import vision_encoder, VisionEncoder
 from ..settings import settings
@@ -35,9 +36,12 @@ def is_checkpoint(
     path # Folder, may be missing
 )->bool:
     "Whether `path` is a checkpoint folder of this library (timm's folders have a config.json, too)"
-    try: config = json.loads((Path(path)/'config.json').read_text())
-    except (OSError, ValueError, TypeError): return False
-    return 'class' in config
+    path = Path(path)/'config.json'
+    if not os.path.exists(path): return False
+    check_file(path, 2**22, 'configuration')
+    try: config = read_json(path)
+    except InputError: return False
+    return isinstance(config, dict) and 'class' in config
 
 def preset_of(
     name:str # timm name of an encoder
@@ -56,6 +60,7 @@ def encoder_from(
     start = resolve_start(start, preset_of(arch['name']))
     if start == 'random': return VisionEncoder(**arch)
     path = refuse_pickle(start)
+    if path.exists() and not path.is_dir(): check_file(path)
     is_folder_of_weights = (path/'model.safetensors').exists() and not is_checkpoint(path)
     looks_like_a_path = start[0] in '~./' or (len(path.parts) > 1 and ':' not in start)
     is_timm_name = not (path.exists() or looks_like_a_path)

@@ -18,7 +18,8 @@ from ...core import InputError
 from ..dicom import dicom_view
 from ..report import report_text
 from .locate import folder_entries, printable_path
-from ..studies import COLUMNS, check_studies, split_patients, standard_view
+from ..studies import (
+    COLUMNS, check_studies, cut_reports, LONGEST_REPORT, split_patients, standard_view)
 from ...runs import progress
 
 # %% ../../../nbs/15_raw.ipynb #88636439
@@ -370,6 +371,9 @@ def finish_studies(
     missing = [printable_path(str(o)) for o in df[name][~here]]
     notes = [*gap_notes(missing, extra, int(here.sum()), expected), *notes]
     df = with_split(df[here], split, notes)
+    df, n_cut = cut_reports(df)
+    add_note(notes, n_cut, 'report is', 'reports are',
+             f'longer than {LONGEST_REPORT:,} characters and cut there.')
     optional = [c for c in ('age', 'sex', 'sections') if c in df]
     labels = [c for c in df if ':' in str(c)]
     try: out = check_studies(df[[*COLUMNS, *optional, *labels]].reset_index(drop=True))
