@@ -164,8 +164,8 @@ def large_store(out, n, size=16):
         staging = Staging(out, pd.DataFrame(dict(path=paths) | stamps), StoreSpec(size, 'letterbox'))
         for rows in np.array_split(np.arange(n), -(-n//4096)):
             k = len(rows)
-            size = [np.full(k, 3056), np.full(k, 2544)]
-            facts = np.stack([*size, rng.integers(0, 2**63, k), np.zeros(k, int)], 1)
+            shape = [np.full(k, 3056), np.full(k, 2544)]
+            facts = np.stack([*shape, rng.integers(0, 2**63, k), np.zeros(k, int)], 1)
             images = rng.integers(0, 256, (k, size, size), dtype=np.uint8)
             staging.write(Decoded(rows, images, facts.astype(np.uint64), {}))
         staging.sync()

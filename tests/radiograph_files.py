@@ -1,5 +1,5 @@
 "What tests of radiographs share: a picture, and DICOM files of every kind"
-import io, struct
+import io, struct, zlib
 
 import numpy as np
 import pytest
@@ -107,3 +107,47 @@ def table(values, first=0, bits=16, data='US', big=False):
     raw = np.asarray(values).astype('>u2' if big else '<u2').tobytes()
     lut.add_new('LUTData', data, raw if data == 'OW' else [int(v) for v in values])
     return Sequence([lut])
+
+def png_chunk(kind, data):
+    "A part of a PNG file"
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+COLOUR_TYPES = dict(L=0, RGB=2, P=3, LA=4, RGBA=6)
+
+def png(path, x, mode='L', bits=8, chunks=b''):
+    "Write integers (h, w) or (h, w, channels) as a PNG of any depth, with further chunks before the pixels; its path"
+    x = np.asarray(x)
+    if bits < 8: rows = [np.packbits((row[:, None] >> np.arange(bits)[::-1]) & 1) for row in x]
+    else: rows = x.astype('>u2' if bits == 16 else np.uint8)
+    head = struct.pack('>IIBBBBB', x.shape[1], x.shape[0], bits, COLOUR_TYPES[mode], 0, 0, 0)
+    pixels = zlib.compress(b''.join(b'\0' + row.tobytes() for row in rows), 1)
+    parts = png_chunk(b'IHDR', head) + chunks + png_chunk(b'IDAT', pixels) + png_chunk(b'IEND', b'')
+    path.write_bytes(b'\x89PNG\r\n\x1a\n' + parts)
+    return path
+
+SAMPLE_FORMATS = dict(u=1, i=2, f=3)
+
+def tiff(path, x, white_is_zero=False, order='<', packed=False, alpha=None, **tags):
+    "Write values (h, w) or (h, w, channels) of any type as a TIFF of one strip; its path"
+    h, w, n = *x.shape[:2], x.shape[2] if x.ndim == 3 else 1
+    pixels = x.astype(x.dtype.newbyteorder(order)).tobytes()
+    if packed: pixels = zlib.compress(pixels)
+    photometric = 2 if n > 2 else int(not white_is_zero)
+    entries = {256: [w], 257: [h], 258: [8*x.itemsize]*n, 259: [8 if packed else 1], 262: [photometric],
+               273: None, 277: [n], 278: [h], 279: [len(pixels)], 339: [SAMPLE_FORMATS[x.dtype.kind]]*n}
+    if alpha is not None: entries[338] = [alpha]
+    entries |= {int(tag[1:]): [v] for tag, v in tags.items()}
+    after = 8 + 2 + 12*len(entries) + 4
+    further = b''
+    ifd = struct.pack(order + 'H', len(entries))
+    for tag in sorted(entries):
+        values = entries[tag] or [after + 64]
+        data = struct.pack(f'{order}{len(values)}I', *values) # all of them 4 bytes long
+        if len(values) > 1:
+            further += data
+            data = struct.pack(order + 'I', after + len(further) - len(data))
+        ifd += struct.pack(order + 'HHI', tag, 4, len(values)) + data
+    mark = b'II*\0' if order == '<' else b'MM\0*'
+    parts = [mark, struct.pack(order + 'I', 8), ifd, bytes(4), further.ljust(64, b'\0'), pixels]
+    path.write_bytes(b''.join(parts))
+    return path

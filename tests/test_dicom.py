@@ -2,6 +2,7 @@
 import copy, io, itertools, warnings
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from PIL import Image
@@ -12,10 +13,11 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian,
     JPEG2000Lossless, JPEGBaseline8Bit, JPEGLosslessSV1, JPEGLSLossless, RLELossless,
 )
-from radiograph_files import close, dataset, dicom, grey, jpeg, table
+from radiograph_files import close, dataset, dicom, grey, jpeg, png, table
 
 from refers_nb.core import InputError
-from refers_nb.data.dicom import dicom_view
+from refers_nb.data.card import describe
+from refers_nb.data.dicom import dicom_view, show_dicom
 from refers_nb.data.grey import resize, to_grey
 from refers_nb.data.radiograph import read_radiograph
 from refers_nb.data.store import ImageStore
@@ -320,3 +322,155 @@ def test_nothing_of_a_header_gets_into_a_store(tmp_path, grey):
 def test_a_rescale_rule_without_usable_numbers_is_refused(tmp_path, grey, slope, intercept):
     p = dicom(tmp_path/'a.dcm', grey*16., RescaleSlope=slope, RescaleIntercept=intercept)
     with pytest.raises(InputError, match='Rescale'): read_radiograph(p)
+
+
+# ---- windows and tables that show nothing
+
+def missed(path):
+    "The image, and whether the header's own window was passed over"
+    shown = show_dicom(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error' if not shown.window_missed else 'ignore')
+        assert (read_radiograph(path) == shown.image).all()
+    return shown.image, shown.window_missed
+
+WINDOWS = [(9000, 500), (-3000, 400), (4070, 8), (30, 4), (32768, 65536), (2100, 2), (1e9, 1e9)]
+
+@pytest.mark.parametrize('kind', ['LINEAR', 'LINEAR_EXACT', 'SIGMOID'])
+@pytest.mark.parametrize('centre,width', WINDOWS)
+@pytest.mark.parametrize('photometric', ['MONOCHROME1', 'MONOCHROME2'])
+def test_a_window_that_shows_nothing_is_passed_over(tmp_path, grey, centre, width, kind, photometric):
+    tags = dict(WindowCenter=centre, WindowWidth=width, VOILUTFunction=kind, photometric=photometric)
+    img, passed_over = missed(dicom(tmp_path/'a.dcm', grey*16., **tags))
+    assert passed_over and close(img, 255 - grey if photometric == 'MONOCHROME1' else grey)
+
+def test_the_next_window_that_shows_the_film_counts(tmp_path, grey):
+    x = grey*16.
+    wanted, passed_over = missed(dicom(tmp_path/'a.dcm', x, WindowCenter=2000, WindowWidth=3000))
+    assert not passed_over
+    for centres, widths in (([9000, 2000], [500, 3000]), ([-50, 9000, 2000], [9, 500, 3000])):
+        p = dicom(tmp_path/'b.dcm', x, WindowCenter=centres, WindowWidth=widths)
+        assert missed(p)[1] and (missed(p)[0] == wanted).all()
+    beyond = table(np.arange(1000)*4, 9000, 12)
+    p = dicom(tmp_path/'c.dcm', x, VOILUTSequence=beyond, WindowCenter=2000, WindowWidth=3000)
+    assert missed(p)[1] and (missed(p)[0] == wanted).all()
+
+@pytest.mark.parametrize('values,first', [(np.arange(1000), 9000), (np.arange(1000), -9000), (np.full(4096, 7), 0),
+                                          (np.zeros(4096), 0)])
+def test_a_table_that_shows_nothing_is_passed_over(tmp_path, grey, values, first):
+    img, passed_over = missed(dicom(tmp_path/'a.dcm', grey*16., VOILUTSequence=table(values, first, 12)))
+    assert passed_over and close(img, grey)
+
+def test_a_flat_film_stays_flat(tmp_path, grey):
+    for tags in (dict(WindowCenter=1000, WindowWidth=100), dict(WindowCenter=9000, WindowWidth=100), {}):
+        img, passed_over = missed(dicom(tmp_path/'a.dcm', np.full_like(grey, 200)*5., **tags))
+        assert not passed_over and len(np.unique(img)) == 1
+
+def emptied(ds, how):
+    "Take away what a table in a header needs"
+    for item in (o for k in ('VOILUTSequence', 'ModalityLUTSequence') for o in ds.get(k, [])):
+        if how == 'no data': del item.LUTData
+        if how == 'no numbers': item.add_new('LUTData', 'US', [])
+        if how == 'no bytes': item.add_new('LUTData', 'OW', b'')
+        if how == 'no descriptor': del item.LUTDescriptor
+        if how == 'half a descriptor': item.add_new('LUTDescriptor', 'US', [4096])
+        if how == 'nothing': item.clear()
+
+@pytest.mark.parametrize('how', ['no data', 'no numbers', 'no bytes', 'no descriptor', 'half a descriptor', 'nothing'])
+@pytest.mark.parametrize('keyword', ['VOILUTSequence', 'ModalityLUTSequence'])
+def test_a_table_that_is_not_whole_is_none(tmp_path, grey, keyword, how):
+    for tags in ({}, dict(WindowCenter=2000, WindowWidth=3000)):
+        wanted = read_radiograph(dicom(tmp_path/'a.dcm', grey*16., **tags))
+        ds = dataset(grey*16., **tags, **{keyword: table(np.arange(4096)[::-1], 0, 12)})
+        emptied(ds, how)
+        ds.save_as(tmp_path/'b.dcm', enforce_file_format=True)
+        img, passed_over = missed(tmp_path/'b.dcm')
+        assert not passed_over and (img == wanted).all()
+
+def test_missed_windows_are_told_in_index_and_card(tmp_path, grey):
+    names = [f'{i}.dcm' for i in range(6)]
+    for i, name in enumerate(names):
+        dicom(tmp_path/name, np.roll(grey, 9*i, 0)*16., WindowCenter=9000 if i % 3 == 0 else 2000, WindowWidth=3000)
+    store = ImageStore.build(names, tmp_path, tmp_path/'out', size=64)
+    assert store.index['window_missed'].tolist() == [True, False, False]*2
+    df = pd.DataFrame(dict(patient=names, study=names, view='PA', path=names, report='', split='train'))
+    card = describe(df, store)
+    line = next(o for o in card.splitlines() if 'window passed over' in o)
+    assert [o.strip() for o in line.strip('|').split('|')[1:]] == ['2', '2']
+    with pytest.warns(UserWarning, match='0.dcm: its window shows nothing'): read_radiograph(tmp_path/'0.dcm')
+
+# ---- unused bits
+
+def foreign_bits(shape):
+    "What the four bits above twelve may hold: everywhere, anywhere, in some places"
+    rng = np.random.default_rng(3)
+    rows = np.arange(shape[0])[:, None]
+    some = np.zeros(shape, int)
+    some[3, 5:9] = 8
+    return dict(all=np.full(shape, 15), noise=rng.integers(0, 16, shape), lines=(rows % 7 == 0)*5 + np.zeros(shape, int),
+                half=(rows < 40)*15 + np.zeros(shape, int), some=some)
+
+@pytest.mark.parametrize('kind', ['all', 'noise', 'lines', 'half', 'some'])
+@pytest.mark.parametrize('signed', [False, True])
+def test_unused_bits_may_hold_anything(tmp_path, grey, signed, kind):
+    meant = grey.astype(int)*16 - 2048*signed
+    foreign = foreign_bits(grey.shape)[kind]
+    words = {11: (meant & 4095) | foreign << 12, 15: (meant & 4095) << 4 | foreign,
+             13: (meant & 4095) << 2 | (foreign & 3) | (foreign & 12) << 12}
+    for tags in ({}, dict(WindowCenter=2000 - 2048*signed, WindowWidth=3000)):
+        wanted = read_radiograph(dicom(tmp_path/'a.dcm', meant, 12, signed, **tags))
+        for high_bit, x in words.items():
+            x = np.where(x >= 2**15, x - 2**16, x) if signed else x
+            p = dicom(tmp_path/'b.dcm', x, 16, signed, BitsStored=12, HighBit=high_bit, **tags)
+            assert close(missed(p)[0], wanted), high_bit
+            assert not missed(p)[1]
+
+@pytest.mark.parametrize('bits,stored', [(10, 8), (13, 10), (16, 12), (16, 15)])
+def test_too_small_a_claim_still_loses_nothing(tmp_path, grey, bits, stored):
+    x = grey.astype(int)*(2**bits//256)
+    assert close(read_radiograph(dicom(tmp_path/'a.dcm', x, 16, BitsStored=stored, HighBit=stored - 1)), grey)
+
+def test_padding_beyond_the_stored_bits_says_nothing_of_them(tmp_path, grey):
+    for signed, pad in ((False, 65535), (False, 5000), (True, -30000), (True, 32767)):
+        x = grey*8. + 10
+        x[:10] = pad
+        tags = dict(BitsStored=13 if signed else 12, PixelPaddingValue=pad)
+        res = read_radiograph(dicom(tmp_path/'a.dcm', x, 16, signed, HighBit=tags['BitsStored'] - 1, **tags))
+        assert (res[:10] == 0).all() and close(res[10:], to_grey(grey[10:])), pad
+
+# ---- one rule of brightness
+
+def test_8_bits_without_a_window_are_those_of_a_png(tmp_path, grey):
+    pale = 60 + grey.astype(int)*120//255
+    wanted = read_radiograph(png(tmp_path/'a.png', pale))
+    assert (wanted.min(), wanted.max()) == (60, 180)
+    colour = dict(photometric='RGB', SamplesPerPixel=3, PlanarConfiguration=0)
+    kinds = dict(
+        unsigned=dataset(pale, 8), signed=dataset(pale - 128, 8, True), words=dataset(pale, 12, BitsStored=8, HighBit=7),
+        slope=dataset(pale, 8, RescaleSlope=2, RescaleIntercept=-100), rle=dataset(pale, 8, syntax=RLELossless),
+        colour=dataset(np.stack([pale]*3, -1), 8, **colour), turned=dataset(255 - pale, 8, photometric='MONOCHROME1'),
+        window=dataset(pale, 8, WindowCenter=2048, WindowWidth=4096))
+    for kind, ds in kinds.items():
+        ds.save_as(tmp_path/'a.dcm', enforce_file_format=True)
+        assert (show_dicom(tmp_path/'a.dcm').image == wanted).all(), kind
+
+@pytest.mark.parametrize('top', [900, 4095])
+def test_more_bits_without_a_window_are_those_of_a_png(tmp_path, grey, top):
+    x = 100 + np.rint(grey/255*(top - 100)).astype(int)
+    wanted = read_radiograph(png(tmp_path/'a.png', x, bits=16))
+    assert close(read_radiograph(dicom(tmp_path/'a.dcm', x)), wanted, 0)
+    colour = dict(photometric='RGB', SamplesPerPixel=3, PlanarConfiguration=0)
+    assert close(read_radiograph(dicom(tmp_path/'a.dcm', np.stack([x]*3, -1), **colour)), wanted)
+
+# ---- pixels that are not square
+
+RATIOS = [(dict(PixelAspectRatio=[2, 1]), (180, 70)), (dict(PixelSpacing=['0.3', '0.2']), (135, 70)),
+          (dict(ImagerPixelSpacing=[.1, .2]), (90, 140)), (dict(PixelSpacing=[.2, .2], PixelAspectRatio=[2, 1]), (90, 70)),
+          (dict(PixelSpacing=[0, 0], PixelAspectRatio=[1, 3]), (90, 210)), (dict(PixelSpacing=[-1, 1]), (90, 70))]
+
+@pytest.mark.parametrize('tags,shape', RATIOS)
+def test_pixels_are_square(tmp_path, grey, tags, shape):
+    shown = show_dicom(dicom(tmp_path/'a.dcm', grey*16., **tags))
+    assert shown.image.shape == shape and shown.shape == (90, 70)
+    with pytest.raises(InputError, match='times as high as wide'):
+        read_radiograph(dicom(tmp_path/'a.dcm', grey*16., PixelAspectRatio=[1, 100]))

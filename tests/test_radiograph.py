@@ -1,11 +1,13 @@
 "Radiographs of ordinary files, their size and their paths: read right, or refused with the path and a reason"
+import gzip
 import os
+import struct
 
 import imagehash
 import numpy as np
 import pytest
 from PIL import Image
-from radiograph_files import close, dicom, grey
+from radiograph_files import close, dicom, grey, png, png_chunk, tiff
 
 import refers_nb.data.radiograph as R
 from refers_nb.core import InputError
@@ -119,6 +121,145 @@ def test_crop_takes_the_centre():
 
 def test_unknown_resize_mode():
     with pytest.raises(InputError, match='letterbox, crop or squash'): resize(np.zeros((4, 4), np.uint8), 8, 'stretch')
+
+# ---- more than 8 bits in several channels
+
+def with_alpha(x, opaque=True):
+    "Channels of 16 bits and one more: opaque, or transparent in its upper half"
+    alpha = np.full_like(x[..., :1], 65535)
+    if not opaque: alpha[:len(x)//2] = 0
+    return np.concatenate([x, alpha], -1)
+
+@pytest.mark.parametrize('top', [1023, 4095, 65535])
+@pytest.mark.parametrize('mode', ['RGB', 'RGBA', 'LA'])
+def test_16_bits_in_several_channels_are_all_used(tmp_path, grey, mode, top):
+    x = np.rint(grey/255*top).astype(np.uint16)
+    one = read_radiograph(png(tmp_path/'one.png', x, bits=16))
+    several = np.repeat(x[..., None], 1 if mode == 'LA' else 3, -1)
+    if mode.endswith('A'): several = with_alpha(several)
+    assert close(read_radiograph(png(tmp_path/'a.png', several, mode, 16)), one)
+
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('alpha', [None, 0, 1, 2])
+def test_tiff_of_16_bits_in_several_channels(tmp_path, grey, alpha, order, packed):
+    x = np.repeat(grey[..., None].astype(np.uint16)*16, 3, -1)
+    if alpha is not None: x = with_alpha(x)
+    assert close(read_radiograph(tiff(tmp_path/'a.tif', x, order=order, packed=packed, alpha=alpha)), grey)
+
+def test_colours_of_16_bits_weigh_as_those_of_8(tmp_path, grey):
+    rgb = np.stack([grey, grey[::-1], np.roll(grey, 20)], -1)
+    eight = read_radiograph(png(tmp_path/'a.png', rgb, 'RGB'))
+    sixteen = read_radiograph(png(tmp_path/'b.png', rgb.astype(np.uint16)*257, 'RGB', 16))
+    assert close(sixteen, to_grey(eight), 2)
+
+def test_transparency_of_16_bits_is_black_and_does_not_count(tmp_path, grey):
+    x = grey[..., None].astype(np.uint16)*16
+    x[:45] += 30000
+    for mode, n in (('LA', 1), ('RGBA', 3)):
+        res = read_radiograph(png(tmp_path/'a.png', with_alpha(np.repeat(x, n, -1), False), mode, 16))
+        assert (res[:45] == 0).all() and close(res[45:], to_grey(grey[45:]))
+
+def test_channels_that_lie_apart_are_refused_where_they_would_be_garbled(tmp_path, grey):
+    x = np.repeat(grey[..., None].astype(np.uint16)*16, 3, -1)
+    with pytest.raises(InputError, match='lie apart'): read_radiograph(tiff(tmp_path/'a.tif', x, t284=2))
+
+# ---- polarity and kinds of numbers
+
+VALUES = {'uint8': 1, 'uint16': 16, 'int16': 60, 'uint32': 16_000_000, 'int32': 1000, 'float32': .01}
+
+@pytest.mark.parametrize('packed', [False, True])
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('kind', VALUES)
+def test_tiff_of_all_numbers_is_read_right_or_refused(tmp_path, grey, kind, order, packed):
+    x = grey*float(VALUES[kind])
+    if kind.startswith('int'): x -= 100*VALUES[kind]
+    for white_is_zero in (False, True):
+        y = x.max() + x.min() - x if white_is_zero else x
+        p = tiff(tmp_path/'a.tif', y.astype(kind), white_is_zero, order, packed)
+        try: res = read_radiograph(p)
+        except InputError as e:
+            assert 'save it as PNG' in str(e) and (white_is_zero or kind == 'uint32')
+            continue
+        assert close(res, grey)
+
+def test_pillows_own_tiff_whose_white_is_zero(tmp_path, grey):
+    for name, x in (('8', grey), ('16', grey.astype(np.uint16)*200), ('float', grey/np.float32(7))):
+        im = Image.fromarray(x.max() - x)
+        im.save(tmp_path/f'{name}.tif', tiffinfo={262: 0})
+        if name != '8': assert close(read_radiograph(tmp_path/f'{name}.tif'), grey), name
+
+# ---- transparency
+
+@pytest.mark.parametrize('bits', [2, 4, 8, 16])
+def test_a_transparent_grey_level_is_black(tmp_path, grey, bits):
+    x = grey.astype(int) >> (8 - min(bits, 8))
+    if bits == 16: x = x*16
+    key = int(np.median(x))
+    res = read_radiograph(png(tmp_path/'a.png', x, bits=bits, chunks=png_chunk(b'tRNS', struct.pack('>H', key))))
+    assert (res[x == key] == 0).all()
+    seen = x != key
+    assert close(res[seen], np.rint(255*x[seen]/(2**bits - 1) if bits < 16 else to_grey(x)[seen]))
+
+def test_a_transparent_colour_of_16_bits_is_black(tmp_path, grey):
+    x = np.repeat(grey[..., None].astype(int)*16, 3, -1)
+    key = struct.pack('>HHH', *[int(x[40, 40, 0])]*3)
+    res = read_radiograph(png(tmp_path/'a.png', x, 'RGB', 16, png_chunk(b'tRNS', key)))
+    assert res[40, 40] == 0 and close(res[x[..., 0] != x[40, 40, 0]], grey[x[..., 0] != x[40, 40, 0]])
+
+def bitmap(path, x, alpha):
+    "Write a BMP with a fourth byte for transparency; its path"
+    h, w = x.shape
+    pixels = np.stack([x, x, x, np.full_like(x, alpha)], -1)[::-1].tobytes()
+    masks = struct.pack('<4I', 0xff0000, 0xff00, 0xff, 0xff000000)
+    head = struct.pack('<IiiHHIIiiII', 108, w, h, 1, 32, 3, len(pixels), 2835, 2835, 0, 0) + masks + b'BGRs' + bytes(48)
+    path.write_bytes(b'BM' + struct.pack('<IHHI', 122 + len(pixels), 0, 0, 122) + head + pixels)
+    return path
+
+def test_what_is_transparent_everywhere_is_shown(tmp_path, grey):
+    assert close(read_radiograph(bitmap(tmp_path/'a.bmp', grey, 0)), grey, 0)
+    assert close(read_radiograph(bitmap(tmp_path/'a.bmp', grey, 255)), grey, 0)
+    nothing = np.zeros_like(grey)
+    for mode, channels in (('LA', [grey, nothing]), ('RGBA', [grey, grey, grey, nothing])):
+        assert close(read_radiograph(png(tmp_path/'a.png', np.stack(channels, -1), mode)), grey, 0)
+    palette = png_chunk(b'PLTE', bytes(np.arange(256).repeat(3).astype(np.uint8))) + png_chunk(b'tRNS', bytes(256))
+    assert close(read_radiograph(png(tmp_path/'a.png', grey, 'P', chunks=palette)), grey, 0)
+
+# ---- pixels that are not square
+
+@pytest.mark.parametrize('ext', ['png', 'jpg', 'tif'])
+def test_two_resolutions_make_a_picture_square(tmp_path, grey, ext):
+    Image.fromarray(grey).save(tmp_path/f'a.{ext}', dpi=(200, 100))
+    assert read_radiograph(tmp_path/f'a.{ext}').shape == (180, 70)
+    Image.fromarray(grey).save(tmp_path/f'a.{ext}', dpi=(100, 150))
+    assert read_radiograph(tmp_path/f'a.{ext}').shape == (90, 105)
+    Image.fromarray(grey).save(tmp_path/f'a.{ext}', dpi=(100, 100))
+    assert close(read_radiograph(tmp_path/f'a.{ext}'), grey, 8)
+
+def test_the_ratio_of_a_png_and_of_a_turned_photograph(tmp_path, grey):
+    ratio = png_chunk(b'pHYs', struct.pack('>IIB', 3, 1, 0))
+    assert read_radiograph(png(tmp_path/'a.png', grey, chunks=ratio)).shape == (270, 70)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(grey).save(tmp_path/'a.jpg', exif=exif, dpi=(200, 100))
+    assert read_radiograph(tmp_path/'a.jpg').shape == (70, 180)
+    thin = png_chunk(b'pHYs', struct.pack('>IIB', 99, 1, 0))
+    with pytest.raises(InputError, match='99 times as high as wide'):
+        read_radiograph(png(tmp_path/'a.png', grey, chunks=thin))
+
+# ---- told apart by content
+
+@pytest.mark.parametrize('name', ['a.dcm', 'a', '6154', 'a.ima', 'a.jfif', 'a.gz'])
+def test_a_name_decides_nothing(tmp_path, grey, name):
+    Image.fromarray(grey).save(tmp_path/name, format='PNG')
+    picture = (tmp_path/name).read_bytes()
+    film = dicom(tmp_path/name, grey, bits=8).read_bytes()
+    for content in (picture, film, film[132:], gzip.compress(picture), gzip.compress(film)):
+        (tmp_path/name).write_bytes(content)
+        assert close(read_radiograph(tmp_path/name), grey, 0)
+    for content in (b'words, no image '*20, gzip.compress(b'words, no image '*20)):
+        (tmp_path/name).write_bytes(content)
+        with pytest.raises(InputError): read_radiograph(tmp_path/name)
 
 # ---- paths
 
