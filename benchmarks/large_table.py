@@ -20,14 +20,15 @@ file = Path(sys.argv[1])
 def peak():
     return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1])/1024
 before = peak()
-start = time.perf_counter()
-n = len(read_table(file))
-print(f'read {n:,} rows: {time.perf_counter() - start:.1f} s, {peak() - before:.0f} MiB beyond the library')
-start = time.perf_counter()
-df = folder(file)
-missing = len(df.attrs['missing'])
-print(f'study table of {len(df):,} images, {missing:,} missing: {time.perf_counter() - start:.1f} s, '
-      f'{peak() - before:.0f} MiB beyond the library')
+def told(what, f):
+    start, cpu = time.perf_counter(), time.process_time()
+    result = f(file)
+    took, cpu = time.perf_counter() - start, time.process_time() - cpu
+    print(f'{what}: {took:.1f} s, {cpu:.1f} s of them computing; {peak() - before:.0f} MiB beyond the library', flush=True)
+    return result
+n = len(told('read', read_table))
+df = told('study table', folder)
+print(f"{n:,} rows, {len(df):,} images, {len(df.attrs['missing']):,} missing")
 '''
 
 def write_table(path, n):
