@@ -87,6 +87,109 @@ def test_commands_end_in_one_line(raises, code, says):
     assert (r.returncode, r.stdout, r.stderr) == (code, '', says)
 
 
+@pytest.mark.parametrize('raises, says', [
+    ("OSError(28, 'No space left on device')", 'No space left on device; free some space'),
+    ("OSError(122, 'Disk quota exceeded', 'x/state.pt')", 'Disk quota exceeded: x/state.pt; free some space'),
+    ("OSError(30, 'Read-only file system', b'x')", 'Read-only file system'),
+    ("OSError('5000 requested and 0 written')", 'No space left'),
+    ("MemoryError()", 'out of memory'),
+    ("__import__('concurrent.futures.process').futures.process.BrokenProcessPool('gone')", 'a worker process was killed'),
+    ("RuntimeError('DataLoader worker (pid 3) is killed by signal: Killed.')", 'DataLoader worker (pid 3) is killed'),
+    ("Exception('No space left on device (os error 28)')", 'No space left on device'),
+    ("__import__('shutil').Error([('a', 'b', 'c')])", 'REFERS_NB_DEBUG=1 shows where'),
+    ("'\\udcff'.encode()", 'give a plain name')])
+def test_what_is_no_bug_is_one_line(raises, says):
+    r = run_command(raises)
+    assert r.returncode == 1 and says in r.stderr and len(r.stderr.splitlines()) == 1, r.stderr
+
+
+def full_disk(how):
+    "Writing to a full disk with each library; what `writing` makes of it"
+    if how == 'torch':
+        import torch
+        torch.save(torch.zeros(10**5), '/dev/full')
+    if how == 'numpy':
+        import numpy as np
+        np.zeros(10**5).tofile('/dev/full')
+    if how == 'pandas':
+        import pandas as pd
+        pd.DataFrame(dict(a=range(10**5))).to_csv('/dev/full')
+    if how == 'pyarrow':
+        import pyarrow as pa
+        from pyarrow import parquet
+        with pa.OSFile('/dev/full', 'wb') as f: parquet.write_table(pa.table(dict(a=list(range(10**5)))), f)
+    if how == 'tokenizers':
+        from tokenizers import Tokenizer, models
+        Tokenizer(models.BPE()).save('/dev/full')
+    if how == 'python':
+        with open('/dev/full', 'w') as f: f.write('x'*10**5)
+
+
+@pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
+@pytest.mark.parametrize('how', ['torch', 'numpy', 'pandas', 'pyarrow', 'tokenizers', 'python'])
+def test_a_full_disk_names_the_file_whichever_library_writes(how):
+    with pytest.raises(OSError) as e:
+        with core.writing('out/file'): full_disk(how)
+    said = core.reason(e.value)
+    assert 'No space left on device: ' in said and 'free some space' in said
+    assert said.split(': ')[1].startswith(('out/file', '/dev/full'))
+
+
+COMMAND = '''
+import os, sys, time
+from refers_nb.core import cli_errors, say
+@cli_errors
+def refers_show():
+    say('epoch 1', sys.stdout)
+    if 'cwd' in sys.argv: os.getcwd()
+    if 'wait' in sys.argv: time.sleep(60)
+    sys.stdout.write('done ' * int(sys.argv[1]))
+    if 'file' in sys.argv:
+        with open('written', 'w') as f: f.write('whole')
+refers_show()
+'''
+
+
+def shell(line, cwd):
+    "A line of bash in which SHOW is a command"
+    line = line.replace('SHOW', f'{sys.executable} -c "$PROGRAM"')
+    env = dict(os.environ, PROGRAM=COMMAND)
+    return subprocess.run(['bash', '-c', line], env=env, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize('line, code, says', [
+    ('SHOW 1 > /dev/full', 1, 'No space left on device'),
+    ('SHOW 1 file >&-', 0, ''),
+    ('SHOW 1 file 2>&-', 0, ''),
+    ('SHOW 1 file <&- >&- 2>&-', 0, ''),
+    ('SHOW 1 cwd 2>&- | cat; exit ${PIPESTATUS[0]}', 0, ''),
+    ('mkdir gone; cd gone; rmdir ../gone; SHOW 1 cwd', 1, 'the working folder is gone')])
+def test_whoever_listens_or_not_a_command_ends_in_one_line(tmp_path, line, code, says):
+    r = shell(line, tmp_path)
+    own = [o for o in r.stderr.splitlines() if not o.startswith('shell-init')]
+    assert r.returncode == code and len(own) == bool(says) and says in r.stderr, (r.returncode, r.stderr)
+    if 'file' in line and not code: assert (tmp_path/'written').read_text() == 'whole'
+
+
+@pytest.mark.parametrize('words', [1, 1000, 100_000])
+def test_a_reader_that_has_gone_is_told_at_the_end(words):
+    r, w = os.pipe()
+    os.close(r)
+    p = subprocess.run([sys.executable, '-c', COMMAND, str(words)], stdout=w, stderr=subprocess.PIPE, text=True)
+    os.close(w)
+    assert p.returncode == 1 and len(p.stderr.splitlines()) == 1
+    assert 'Broken pipe' in p.stderr and 'whoever read the output has gone' in p.stderr
+
+
+@pytest.mark.parametrize('number, code', [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_a_command_in_one_line(number, code):
+    p = subprocess.Popen([sys.executable, '-c', COMMAND, '1', 'wait'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert p.stdout.readline() == 'epoch 1\n'
+    p.send_signal(number)
+    out, err = p.communicate(timeout=60)
+    assert (p.returncode, out, err) == (code, '', 'refers-show: stopped\n')
+
+
 @pytest.mark.parametrize('raises, debug', [
     ("KeyError('x')", ''),
     ("OSError('x')", ''),
