@@ -232,6 +232,22 @@ def test_no_old_table_beside_new_trials(phantoms, tmp_path):
     assert len(label_efficiency(*args, **dict(FEW, steps=2))) == 2 and (tmp_path/'results.csv').exists()
 
 
+@pytest.mark.parametrize('name, spoil', [
+    ('a_1_0.parquet', lambda x: b''), ('a_1_0.parquet', lambda x: bytes(len(x))), ('a_1_0.parquet', lambda x: x[:-9]),
+    ('a_1_0.json', lambda x: b'[1]'), ('a_1_0.json', lambda x: bytes(len(x))), ('a_1_0.json', lambda x: b'{"fingerprint": 1}'),
+    ('a_1_0.json', lambda x: re.sub(rb'"auroc": [^,]*', b'"auroc": "x"', x)), ('a_1_0.json', lambda x: x.replace(b'"seed": 0', b'"seed": 7'))])
+def test_an_empty_cell_after_a_power_cut_is_run_again(phantoms, tmp_path, name, spoil):
+    args = phantoms[0], dict(a='random'), tmp_path, (1.,), (0, 1)
+    few = dict(FEW, steps=1)
+    want = label_efficiency(*args, **few)
+    path = tmp_path/'trials'/name
+    path.write_bytes(spoil(path.read_bytes()))
+    kept = (tmp_path/'trials'/'a_1_1.json').stat().st_mtime_ns
+    pd.testing.assert_frame_equal(label_efficiency(*args, **few), want)
+    assert (tmp_path/'trials'/'a_1_1.json').stat().st_mtime_ns == kept
+    assert len(pd.read_parquet(path.with_suffix('.parquet')))
+
+
 def test_a_trial_knows_the_images_behind_its_table(phantoms, tmp_path):
     data, *_ = phantoms
     other = tmp_path/'other'
