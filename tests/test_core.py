@@ -2,7 +2,7 @@
 import os, signal, stat, subprocess, sys, time
 import pytest
 from refers_nb import core
-from refers_nb.core import InputError, atomic, get_dtype
+from refers_nb.core import SCREEN, InputError, atomic, get_device, get_dtype, one_line, shortened
 
 
 def test_atomic_failure_keeps_the_old_file(tmp_path):
@@ -207,3 +207,27 @@ def test_precision_follows_the_processor(monkeypatch):
     assert get_dtype('auto', 'cpu') is torch.float32 and get_dtype('bf16', 'cpu') is torch.bfloat16
     assert get_dtype('auto', 'mps') is torch.float32
     with pytest.raises(InputError): get_dtype('half')
+
+
+@pytest.mark.parametrize('text', [
+    'x'*532_728, ', '.join(map(str, range(100_000))), 'ab '*50_000, '\n'*5000 + 'end', 'ä'*3000, '\x1b[2J'*900, '\u202e'*700,
+    '\udcff'*800, '\0'*2000, 'path/'*1000 + ': gone'])
+def test_a_message_never_exceeds_a_screen(text):
+    import pickle
+    said = str(InputError(f'a.csv: row 3: {text}; save it again'))
+    assert len(said) <= SCREEN and said.isprintable() and said.startswith('a.csv: row 3: ') and said.endswith('; save it again')
+    assert str(InputError(said)) == said == str(pickle.loads(pickle.dumps(InputError(said))))
+    assert len(one_line(OSError(36, 'File name too long', text))) <= SCREEN
+
+
+def test_a_short_message_stays_as_it_is():
+    for text in ('', 'a  b', "a 'b\\n' c", 'ünïcode – …', 'x'*300, 'a '*590):
+        assert str(InputError(text)) == text
+    assert shortened('a'*100, 100) == 'a'*100 and len(shortened('a'*10**6, 300)) <= 300
+    assert 'characters' in shortened('a'*101, 100)
+
+
+@pytest.mark.parametrize('name', ['cuda:999', 'cuda:9999', 'cuda:99999', 'cuda:-1', 'cuda:', 'cuda:x', 'banana', '', 'CPU', 'cpu:0',
+                                  'cuda:٣', None, 'cuda: 0', 7])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(InputError, match='device '): get_device(name)

@@ -232,6 +232,31 @@ def test_no_old_table_beside_new_trials(phantoms, tmp_path):
     assert len(label_efficiency(*args, **dict(FEW, steps=2))) == 2 and (tmp_path/'results.csv').exists()
 
 
+@pytest.mark.parametrize('name, spoil', [
+    ('a.parquet', lambda x: b''), ('a.parquet', lambda x: bytes(len(x))), ('a.parquet', lambda x: x[:-9]),
+    ('a.json', lambda x: b''), ('a.json', lambda x: b'[1]'), ('a.json', lambda x: bytes(len(x))), ('a.json', lambda x: b'{"fingerprint": "k"}'),
+    ('a.json', lambda x: x.replace(b'0.75', b'"x"')), ('a.json', lambda x: x.replace(b'"seed": 0', b'"seed": 7'))])
+def test_an_empty_cell_after_a_power_cut_is_not_done(tmp_path, name, spoil):
+    trial = experiments.Trial('', 'a', 1., 0, None, 'random', {}, tmp_path/'a.json', 'k')
+    assert trial.done() is None
+    row = dict(init='a', fraction=1., seed=0, auroc=.75)
+    (tmp_path/'a.json').write_text(json.dumps(row | dict(fingerprint='k')))
+    pd.DataFrame(dict(image=['x'])).to_parquet(tmp_path/'a.parquet')
+    assert trial.done() == row
+    (tmp_path/name).write_bytes(spoil((tmp_path/name).read_bytes()))
+    assert trial.done() is None
+    (tmp_path/name).unlink()
+    assert trial.done() is None
+
+
+def test_a_cell_that_is_lost_is_run_again(phantoms, tmp_path):
+    args = phantoms[0], dict(a='random'), tmp_path, (1.,), (0,)
+    want = label_efficiency(*args, **FEW)
+    (tmp_path/'trials'/'a_1_0.parquet').write_bytes(b'')
+    same(label_efficiency(*args, **FEW), want)
+    assert len(pd.read_parquet(tmp_path/'predictions.parquet'))
+
+
 def test_a_trial_knows_the_images_behind_its_table(phantoms, tmp_path):
     data, *_ = phantoms
     other = tmp_path/'other'

@@ -3,8 +3,8 @@ import importlib, inspect, os
 from pathlib import Path
 import pytest
 from hypothesis import given, settings as hyp, strategies as st
-from refers_nb.core import InputError
-from refers_nb.settings import KEYS, default, read_settings, settings, settings_text
+from refers_nb.core import InputError, SCREEN
+from refers_nb.settings import KEYS, check_number, check_values, default, read_settings, settings, settings_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -172,3 +172,55 @@ def test_the_table_of_defaults_is_what_settings_gives(clean):
             assert given == (Path.cwd()/value if isinstance(value, Path) else value)
     assert default('pretrain', 'epochs') == 12 and default('finetune', 'fractions') == (.01, .1, 1)
     with pytest.raises(KeyError): default('pretrain', 'epoch')
+
+
+@pytest.mark.parametrize('encoding', ['latin-1', 'cp1252', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32'])
+@pytest.mark.parametrize('text', ['# für uns\n[pretrain]\nepochs = 1\n', '[run]\nout = Läufe\n', ' [ finetune ]\nbs = 8 # groß\n'])
+def test_settings_in_another_encoding_are_no_file_of_others(clean, encoding, text):
+    (clean/'settings.ini').write_bytes(text.encode(encoding))
+    (clean/'below').mkdir()
+    for folder in (clean, clean/'below'):
+        os.chdir(folder)
+        with pytest.raises(InputError, match='settings.ini: .*UTF-8'): settings()
+    (clean/'settings.ini').write_bytes(text.encode('utf-8-sig'))
+    settings()
+
+
+def test_what_is_no_settings_file_is_passed_over(clean):
+    for content in (b'[DEFAULT]\nname = \xfc\n', b'\xff\xfe[\0x\0]\0', b'[runner]\n', b'', bytes(2000), b'run]\n# [run]'):
+        (clean/'settings.ini').write_bytes(content)
+        assert settings().pretrain.epochs == 12
+    (clean/'settings.ini').unlink()
+    os.mkfifo(clean/'settings.ini')
+    assert settings().pretrain.epochs == 12
+    with pytest.raises(InputError, match='it is no file'): settings(clean/'settings.ini')
+    (clean/'a').mkdir()
+    (clean/'a'/'settings.ini').mkdir()
+    os.chdir(clean/'a')
+    assert settings().pretrain.epochs == 12
+
+
+@pytest.mark.parametrize('content, says', [
+    (b'[run]\nseed = 1\0\n', 'NUL'), (b'[run]\nout = \xe4\n', 'line 2 is not UTF-8'),
+    (b'[run]\nout = ~nobody-of-this-name/x\n', 'nobody here has that home'), (b'[run]\rseed = x\r', 's.ini:2 '),
+    (b'[run]\nseed = 9223372036854775808\n', 'from 0 to 9,223,372,036,854,775,807'), (b'[pretrain]\nlr = inf\n', 'expected a number'),
+    (b'[pretrain]\nsize = 31\n', 'from 32 to 2,048'), (b'[pretrain]\nepochs = 10000000\n', 'from 1 to 1,000,000'),
+    (b'[run]\nworkers = 5000\n', 'from 0 to 1,024'), (b'[finetune]\nsteps = 0\n', 'from 1'),
+    (b'[pretrain]\nwd = -inf\n', 'expected a number'), (b'[run]\ndevice = cuda:12345\n', 'expected auto'),
+    (b'[run]\nseed = ' + b'9'*100_000 + b'\n', 'expected a whole number')])
+def test_what_a_settings_file_may_not_say(clean, content, says):
+    (clean/'s.ini').write_bytes(content)
+    with pytest.raises(InputError) as e: settings(clean/'s.ini')
+    assert says in str(e.value) and len(str(e.value)) <= SCREEN
+
+
+def test_arguments_of_functions_are_in_the_same_limits():
+    check_values('pretrain', dict(epochs=1, lr=1e-3, other=-1, size=None, start='random'))
+    check_values('finetune', dict(fractions=(.1, 1), seeds=[0, 1], linear=True))
+    for values in (dict(epochs=0), dict(lr=float('nan')), dict(lr=float('inf')), dict(bs=1), dict(tau='x'), dict(preset='huge'),
+                   dict(size=64.5), dict(warmup=2), dict(accum=True)):
+        with pytest.raises(InputError, match=f'{[*values][0]} is '): check_values('pretrain', values)
+    for value in (-1, 1.01, float('nan'), float('inf'), 'x', None):
+        if value is None: check_number('share', None, float, 0, 1)
+        else:
+            with pytest.raises(InputError, match='share is'): check_number('share', value, float, 0, 1)
