@@ -158,7 +158,8 @@ def refers_pretrain(
 
 # %% ../nbs/51_cli.ipynb #f43ccc86
 FINETUNE = 'fractions seeds steps bs lr opt views'.split()
-FINETUNE_LIMITS = dict(size=(int, 1, 2048), patience=(int, 1), jobs=(int, -1024, 1024))
+FINETUNE_LIMITS = dict(size=(int, 1, 2048), patience=(int, 1), jobs=(int, -1024, 1024),
+                       layer_decay=(float, .001, 1))
 
 @call_parse
 @cli_errors

@@ -32,8 +32,8 @@ def screenful(
 )->str:
     "A message as one printable line that fits a screen; where it begins and what to do stay in it"
     text = ' '.join(str(message).splitlines())
-    text = re.sub(r'\S{301,}', lambda word: shortened(word[0], 300), text)
     text = ''.join(o if o.isprintable() else repr(o)[1:-1] for o in text)
+    text = re.sub(r'\S{301,}', lambda word: shortened(word[0], 300), text)
     return shortened(text, SCREEN)
 
 # %% ../nbs/00_core.ipynb #0130de7e

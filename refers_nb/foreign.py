@@ -125,7 +125,7 @@ def check_header(
     with path.open('rb') as f:
         n = int.from_bytes(f.read(8), 'little')
         if not 1 < n <= min(MOST_HEADER, path.stat().st_size - 8):
-            raise InputError(f'{path} is not readable as safetensors: it is cut, or something else')
+            raise InputError(f'{path} cannot be read as safetensors: it is cut, or something else')
         parse_json(f.read(n), f'{path}, its header')
 
 def tensor_table(
@@ -143,7 +143,7 @@ def tensor_table(
     try:
         with safe_open(path, 'pt') as f: return {name: promised(f.get_slice(name)) for name in f.keys()}
     except (SafetensorError, OSError, RuntimeError) as e:
-        raise InputError(f'{path} is not readable as safetensors: {shown(e, 120)}') from None
+        raise InputError(f'{path} cannot be read as safetensors: {shown(e, 120)}') from None
 
 # %% ../nbs/04_foreign.ipynb #8b24fff1
 def check_archive(

@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['TIFF_MARKS', 'PICTURE_MARKS', 'is_dicom', 'read_dataset', 'check_deflated', 'coded_sizes', 'check_claims',
-           'significant_bits', 'roughness', 'padding', 'lut_entries', 'usable_luts', 'look_up', 'modality_lut',
-           'numbers', 'window', 'voi_rules', 'voi_lut', 'shows_film', 'natural_range', 'GreyRule', 'grey_rule',
-           'presentation', 'grey_values', 'grey_colours', 'shape_of_pixels', 'Shown', 'show_dicom', 'read_dicom',
-           'dicom_view']
+           'lut_entries', 'usable_luts', 'look_up', 'modality_lut', 'numbers', 'window', 'voi_rules', 'voi_lut',
+           'shows_film', 'natural_range', 'GreyRule', 'grey_rule', 'presentation', 'grey_values', 'grey_colours',
+           'shape_of_pixels', 'Shown', 'show_dicom', 'read_dicom', 'dicom_view']
 
 # %% ../../nbs/11b_dicom.ipynb #51cb05b5
 import struct, warnings
@@ -19,6 +18,7 @@ from PIL import Image
 from ..core import InputError
 from .grey import luminance, map_values, pixel_ratio, square_pixels, to_grey
 from .limits import check_pixels, open_content, time_limit, unpacked
+from .stored import beyond, padding, significant_bits
 
 # %% ../../nbs/11b_dicom.ipynb #ed2df27e
 TIFF_MARKS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -116,79 +116,6 @@ def check_claims(
     frame = get_frame(ds.PixelData, 0, number_of_frames=int(ds.get('NumberOfFrames') or 1))
     for width, height, channels in coded_sizes(frame):
         check_pixels(width, height, channels*bytes_per_value)
-
-# %% ../../nbs/11b_dicom.ipynb #4af837cd
-def significant_bits(
-    x,        # Stored values, integer array (h, w) or (h, w, channels)
-    ds,       # Their dataset
-    pad=None, # Boolean array (h, w): what is no value, see `padding`
-):            # The same without foreign bits, or `x` itself
-    "Stored values without the bits that are not theirs"
-    word = 8*x.itemsize
-    bits_stored = int(ds.BitsStored)
-    high_bit = int(ds.get('HighBit', bits_stored - 1))
-    if not 1 <= bits_stored <= word: return x
-    if not bits_stored - 1 <= high_bit < word: high_bit = bits_stored - 1
-    above = word - 1 - high_bit
-    below = high_bit + 1 - bits_stored
-    without_upper = np.right_shift(np.left_shift(x, above), above) # this extends the sign, too
-    has_overlay = _has_overlay_in_pixels(ds)
-    if (has_overlay or _lacks_sign_bits(x, bits_stored, high_bit)
-        or _is_smoother(without_upper, x, pad)): x = without_upper
-    in_upper_bits = not (x & (2**below - 1)).any() or _beyond(x, bits_stored)
-    return np.right_shift(x, below) if has_overlay or in_upper_bits else x
-
-# %% ../../nbs/11b_dicom.ipynb #47eb4079
-def _has_overlay_in_pixels(ds):
-    "Whether a header keeps an overlay in unused bits of the pixels (OverlayBitPosition, 60xx,0102)"
-    positions = [t for t in ds.keys() if 0x6000 <= t.group < 0x6100 and t.element == 0x0102]
-    return any(ds[t].value for t in positions)
-
-# %% ../../nbs/11b_dicom.ipynb #0dd8d571
-def _beyond(x, bits):
-    "Whether some integers do not fit in a number of bits"
-    info = np.iinfo(x.dtype)
-    shift = 8*x.itemsize - bits
-    return x.min() < info.min >> shift or x.max() > info.max >> shift
-
-# %% ../../nbs/11b_dicom.ipynb #0679e548
-def _lacks_sign_bits(x, bits_stored, high_bit):
-    "Whether numbers said to be signed have their sign in the highest stored bit alone"
-    word = 8*x.itemsize
-    in_lower_bits = high_bit == bits_stored - 1 < word - 1
-    if not in_lower_bits or x.dtype.kind != 'i': return False
-    return x.min() >= 0 and 2**(bits_stored - 1) <= x.max() < 2**bits_stored
-
-# %% ../../nbs/11b_dicom.ipynb #fa159551
-def roughness(
-    x,        # Integer array (h, w) or (h, w, channels)
-    pad=None, # Boolean array (h, w): what does not count
-)->int:
-    "Sum of the differences between neighbours, down and across"
-    x = x.astype(np.int64)
-    if pad is None: pad = np.zeros(x.shape[:2], bool)
-    total = 0
-    for values, skip in ((x, pad), (x.swapaxes(0, 1), pad.T)):
-        steps = np.abs(values[1:] - values[:-1])
-        total += int(steps[~(skip[1:] | skip[:-1])].sum())
-    return total
-
-def _is_smoother(y, x, pad):
-    "Whether another reading of values differs from them, and is not rougher"
-    return (x != y).any() and roughness(y, pad) <= roughness(x, pad)
-
-# %% ../../nbs/11b_dicom.ipynb #ca89ff7e
-def padding(
-    x,  # Stored values, integer array (h, w)
-    ds, # Their dataset
-):      # Boolean array (h, w), or None where no pixel, or every one, is padding
-    "Where an image is padding: PixelPaddingValue, or all up to PixelPaddingRangeLimit"
-    if ds.get('PixelPaddingValue') is None: return None
-    ends = [int(ds.PixelPaddingValue), int(ds.get('PixelPaddingRangeLimit', ds.PixelPaddingValue))]
-    if x.dtype.kind == 'i': # some write a negative number as an unsigned one
-        ends = [v - 2**16 if v >= 2**15 else v for v in ends]
-    pad = (x >= min(ends)) & (x <= max(ends))
-    return pad if pad.any() and not pad.all() else None
 
 # %% ../../nbs/11b_dicom.ipynb #c1e8e6c4
 def lut_entries(
@@ -308,7 +235,7 @@ def natural_range(
     "Black and white without a window: of 8 bits all that can be stored, else the range"
     bits = int(ds.BitsStored)
     lo, hi = int(x.min()), int(x.max())
-    if bits <= 8 and not _beyond(x, bits):
+    if bits <= 8 and not beyond(x, bits):
         lo = -2**(bits - 1) if x.dtype.kind == 'i' else 0
         hi = lo + 2**bits - 1
     values = x if x.itemsize > 2 else np.arange(lo, hi + 1)
@@ -423,7 +350,7 @@ def dicom_view(
     from pydicom import dcmread
     try:
         if not is_dicom(path): return ''
-        with time_limit(), warnings.catch_warnings(), open_content(path) as f:
+        with time_limit(3), warnings.catch_warnings(), open_content(path) as f:
             warnings.simplefilter('ignore')
             check_deflated(f)
             ds = dcmread(f, force=True, stop_before_pixels=True, specific_tags=['ViewPosition'])

@@ -67,7 +67,7 @@ def open_content(
     yield io.BytesIO(content)
 
 # %% ../../nbs/10c_limits.ipynb #3687f2b6
-MAX_SECONDS = 15 # of a processor, for one file: ten times what the largest radiographs need
+MAX_SECONDS = 10 # of a processor, for one file: several times what the largest radiographs need
 
 class OutOfTime(BaseException):
     "Raised within a `time_limit`; no `Exception`, since decoders swallow those and try another way"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pandas as pd
 from ..core import InputError
 from .sources.locate import file_stem
-from .sources.raw import SPLIT_NAMES, add_note, numbered_lines, printable_line
+from .sources.raw import SPLIT_NAMES, add_note, numbered_lines
+from .sources.tables import printable_line
 
 # %% ../../nbs/15c_lists.ipynb #06c6d6a7
 NIH14 = [

@@ -219,7 +219,8 @@ def right_spelling(
 )->str:
     "The word of a heading that is one letter from it, else the word itself"
     if word in _LONG_WORDS or len(word) < 6: return word
-    return next((o for o in sorted(_LONG_WORDS) if one_letter_apart(word, o)), word)
+    near = (o for o in sorted(_LONG_WORDS) if one_letter_apart(word, o))
+    return next((o for o in near if word[1:] != o), word) # a letter in front is of another word
 
 # %% ../../nbs/10_report.ipynb #f0f80385
 def _right_heading(m):

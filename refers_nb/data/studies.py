@@ -6,8 +6,8 @@
 __all__ = ['VIEWS', 'SPLITS', 'SEXES', 'SECTIONS', 'COLUMNS', 'LONGEST_REPORT', 'label_names', 'annotation_names',
            'standard_view', 'reject_rows', 'check_columns', 'number_column', 'text_column', 'with_types', 'cut_reports',
            'tell_cut', 'check_groups', 'check_studies', 'write_studies', 'table_file', 'read_studies', 'table_digest',
-           'patient_ids', 'shuffled_patients', 'split_patients', 'split_rows', 'patient_folds', 'one_of_each',
-           'label_fraction', 'write_fractions', 'by_study']
+           'patient_ids', 'shuffled_patients', 'check_shares', 'split_patients', 'split_rows', 'patient_folds',
+           'one_of_each', 'label_fraction', 'write_fractions', 'by_study']
 
 # %% ../../nbs/13_studies.ipynb #c87e36c9
 import hashlib, re, warnings
@@ -300,6 +300,14 @@ def shuffled_patients(
     return ids[np.random.default_rng(seed).permutation(len(ids))]
 
 # %% ../../nbs/13_studies.ipynb #a2dc4480
+def check_shares(
+    valid, # Share of the patients in valid
+    test,  # Share of the patients in test
+):
+    "`InputError` unless two shares are shares, together at most the whole"
+    for name, share in dict(valid=valid, test=test).items(): check_number(name, share, float, 0, 1)
+    if valid + test > 1: raise InputError(f'valid {valid} and test {test} are more than the whole')
+
 def split_patients(
     df,             # Table with a column `patient`
     valid:float=.1, # Share of the patients in valid
@@ -307,9 +315,8 @@ def split_patients(
     seed:int=0,     # Another seed, another split
 ):                  # The table with its column `split` (re)made
     "Deal the patients to train, valid and test; of three or more, each share gets at least one"
-    for name, share in dict(valid=valid, test=test).items(): check_number(name, share, float, 0, 1)
+    check_shares(valid, test)
     check_number('seed', seed, int)
-    if valid + test > 1: raise InputError(f'valid {valid} and test {test} are more than the whole')
     ids = shuffled_patients(df, seed)
     least = 1 if len(ids) > 2 else 0
     n_test = max(round(len(ids)*test), least if test > 0 else 0)

@@ -172,8 +172,12 @@ def load(cls:Tokenizer,
     path = Path(path)
     if not os.path.lexists(path): raise InputError(f'No tokenizer at {path}')
     hf = read_tokenizer(path)
-    try: return cls(hf, (hf.truncation or {}).get('max_length', 100))
+    try: tok = cls(hf, (hf.truncation or {}).get('max_length', 100))
     except InputError as e: raise InputError(f'{path}: {e}') from None
+    around = hf.encode('').ids
+    if cls is Tokenizer and around != [tok.sos_id, tok.eos_id]:
+        raise InputError(f'{path} puts {around[:9]} around a report, not start and end')
+    return tok
 
 # %% ../../nbs/11_tokens.ipynb #834fefb8
 def read_sentencepiece(

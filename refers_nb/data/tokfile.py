@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'CHAINS', 'MOST_PARTS', 'MOST_BYTES', 'LONGEST', 'MOST_WORDS', 'CHECKS', 'parts_of', 'check_replacement',
-           'check_table', 'check_template', 'words_of', 'check_words', 'check_lengths', 'longest_text',
+           'check_table', 'check_template', 'words_of', 'tokens_around', 'check_words', 'check_lengths', 'longest_text',
            'check_tokenizer', 'built_tokenizer', 'read_tokenizer']
 
 # %% ../../nbs/10b_tokfile.ipynb #56d1d51a
 import base64
 import json
+import numpy as np
 from tokenizers import Tokenizer as HFTokenizer
 from ..core import InputError
 from ..foreign import read_json, shown
@@ -61,11 +62,21 @@ def check_replacement(
 def check_table(
     part:dict # `Precompiled`
 ):
-    "`ValueError` where a table of characters is none, or writes long texts"
+    "`ValueError` where a table of characters leads out of itself, or writes long texts"
     table = base64.b64decode(part.get('precompiled_charsmap') or '')
-    start = 4 + int.from_bytes(table[:4], 'little')
-    longest = max(map(len, table[start:].split(b'\0')))
-    if start > len(table) or longest > 64: raise ValueError('its table of characters is none')
+    size = int.from_bytes(table[:4], 'little')
+    units = np.frombuffer(table[4:4 + size], '<u4').astype('int64')
+    texts = table[4 + size:]
+    texts.decode('utf-8')
+    begins = np.flatnonzero(np.frombuffer(b'\0' + texts, 'uint8') == 0)
+    is_inner = units < 2**31
+    below = np.arange(len(units)) ^ (units >> 10 << ((units & 512) >> 6)) # a unit is followed by these
+    stays_inside = len(units) > 0 and is_inner[0] and (below[is_inner] | 255).max() < len(units)
+    if not stays_inside: raise ValueError('its table of characters is none')
+    written = units[below[is_inner & (units & 256 > 0)]] & (2**31 - 1)
+    longest = max(map(len, texts.split(b'\0')))
+    if longest > 64 or not texts.endswith(b'\0') or not np.isin(written, begins[:-1]).all():
+        raise ValueError('its table of characters writes what it does not hold')
 
 def check_template(
     part:dict # `TemplateProcessing`
@@ -95,16 +106,32 @@ def words_of(
         raise ValueError('its vocabulary is none')
     return vocab
 
+def tokens_around(
+    told:dict # A tokenizer as JSON
+)->list:      # Numbers
+    "The tokens that are put around each report"
+    numbers = []
+    for part in parts_of(told, 'post_processor'):
+        numbers += [part[end][1] for end in ('sep', 'cls') if end in part]
+        for o in part.get('special_tokens', {}).values(): numbers += o['ids']
+    return numbers
+
 def check_words(
     told:dict # A tokenizer as JSON
 ):
-    "`ValueError` where the vocabulary has a number that is none, or options of chance"
+    "`ValueError` where a token has a number that is none, or pieces follow from chance"
     model = told['model']
-    added = told.get('added_tokens') or []
-    ids = [*words_of(model).values(), *(o.get('id') for o in added)]
-    wrong = [o for o in ids if type(o) is not int or not 0 <= o < MOST_WORDS]
+    added = {o['content']: o['id'] for o in told.get('added_tokens') or []}
+    words = words_of(model) | added
+    wrong = [o for o in words.values() if type(o) is not int or not 0 <= o < MOST_WORDS]
+    wrong += [o for o in tokens_around(told) if o not in words.values()]
     if wrong: raise ValueError(f'{shown(wrong[0], 40)} is no number of a token')
+    unknown = model.get('unk_token')
+    if unknown is not None and unknown not in words:
+        raise ValueError(f'unknown words become {shown(unknown, 40)!r}, which is no token')
     if model.get('dropout'): raise ValueError('its pieces are drawn by chance (dropout)')
+    if model['type'] == 'BPE' and model.get('continuing_subword_prefix'):
+        raise ValueError('its pieces have a prefix, which those of reports do not have')
     if (model.get('max_input_chars_per_word') or 0) > LONGEST:
         raise ValueError(f'its words may be longer than {LONGEST} characters')
 

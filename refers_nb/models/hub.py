@@ -254,6 +254,9 @@ def load_tokenizers(
     path = folder/'tokenizer.json'
     if not os.path.lexists(path): raise InputError(f'{folder} has no tokenizer.json')
     tok = load_tokenizer(path, sizes['vocabulary'])
+    longest = sizes.get('max_len') or tok.max_len
+    if tok.max_len != longest:
+        raise InputError(f'{path} cuts reports to {tok.max_len} tokens, the model to {longest}')
     if not sizes.get('words'): return tok
     words = folder/'words.json'
     if not os.path.lexists(words):

@@ -12,9 +12,10 @@ from ..lists import listed, released_lists
 from ..report import clean
 from .locate import locate
 from refers_nb.data.sources.raw import (
-    add_note, csv_column, find_file, finish_studies, optional_file, read_csv, split_from_file,
+    RowNote, add_note, find_file, finish_studies, optional_file, split_from_file,
     with_age_and_sex,
 )
+from .tables import csv_column, read_csv
 from ..studies import standard_view
 
 # %% ../../../nbs/15g_covid.ipynb #7f87e85b
@@ -90,12 +91,13 @@ def covid(
     view = df['view'].map(standard_view)
     df = df.assign(patient=df['patientid'], study=study, view=view, report=report, path=path)
     df['label:COVID-19'] = covid_label(df, own, released)
-    add_note(notes, emptied.sum(), 'clinical note names', 'clinical notes name',
-             'the disease, its test or another germ; no text is taken from there.')
+    notes.append(RowNote(emptied, 'clinical note names', 'clinical notes name',
+                         'the disease, its test or another germ; no text is taken from there'))
     if lists:
         split = listed(df['filename'], released)
         notes.append('Split and labels of the REFERS release.')
     else: split = split_from_file(df, own, 'filename', 'refers_split', notes)
     known = set(other)
     extra = [o for o in path.attrs['extra'] if os.path.basename(o) not in known]
-    return finish_studies(with_age_and_sex(df), raw, split, notes, 'filename', extra)
+    df = with_age_and_sex(df, notes)
+    return finish_studies(df, raw, split, notes, 'filename', extra)

@@ -14,9 +14,10 @@ from ...core import InputError
 from ..report import clean
 from .locate import locate
 from refers_nb.data.sources.raw import (
-    EXPECTED, LARGEST_REPORT, add_note, check_filled, find_file, finish_studies, join_sections,
-    printable_line, optional_file, plural, read_csv, split_from_file, unique_rows,
+    EXPECTED, LARGEST_REPORT, add_note, find_file, finish_studies, join_sections, optional_file,
+    plural, RowNote, split_from_file,
 )
+from .tables import check_filled, printable_line, read_csv, unique_rows
 from ..studies import standard_view
 from ...runs import progress
 
@@ -168,12 +169,11 @@ def iu_xray(
     path, extra = indiana_images(df['filename'], raw, xml)
     view = openi_views(df['filename'], raw, guess_views, notes) if xml else df['projection']
     df = df.assign(patient=df['uid'], study=df['uid'], view=view.map(standard_view), path=path)
-    here = df['uid'][path.notna()]
-    unseen = set(about.index) - set(here)
-    untold = ~here.isin(about.index)
+    unseen = set(about.index) - set(df['uid'][path.notna()])
+    untold = ~df['uid'].isin(about.index)
     add_note(notes, len(unseen), 'study has', 'studies have', 'a report but no image, and no row.')
-    add_note(notes, untold.sum(), 'image has', 'images have',
-             'no row among the reports: no text, no labels.')
+    notes.append(RowNote(untold, 'image has', 'images have',
+                         'no row among the reports: no text, no labels'))
     notes.append('No patient number in the release: a study counts as a patient. '
                  'Frontal images count as PA.')
     split = split_from_file(df, optional_file(raw, 'split.csv'), 'uid', 'split', notes)

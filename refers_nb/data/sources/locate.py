@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_TYPES', 'NO_IMAGES', 'ROUNDS', 'folder_entries', 'files_below', 'is_image_name', 'image_files', 'noise_images',
            'normal_path', 'asked_path', 'without_extension', 'file_stem', 'printable_path', 'path_tails',
            'folders_without_meaning', 'common_ends', 'certain_pairs', 'small_stem', 'same_path', 'match_names',
-           'with_known_stem', 'lie_as_asked', 'locate']
+           'may_be_here', 'lie_as_asked', 'only_text', 'locate']
 
 # %% ../../../nbs/14a_locate.ipynb #3198244d
 import os, posixpath, re, unicodedata
@@ -136,13 +136,14 @@ def path_tails(
         cut = path.find('/', cut + 1)
 
 def folders_without_meaning(
-    asked, # Normal paths that a table asks for
+    names, # Series of text: file names or paths of a table
     raw,   # Folder to look in
 )->set:
     "Folders that tell no image from another: the one that all names share, and where we stand"
-    heads = {path.rpartition('/')[0].casefold() for path in asked}
-    shared = heads if len(heads) == 1 and len(asked) > 1 else set()
     here = os.path.basename(os.path.abspath(os.path.expanduser(raw)))
+    heads = names.str.replace(r'[^/\\]*$', '', regex=True).unique()
+    heads = {asked_path(o).casefold() for o in heads[:1000]} if len(heads) <= 1000 else ()
+    shared = set(heads) if len(heads) == 1 and names.nunique() > 1 else set()
     return shared | {here.casefold()}
 
 # %% ../../../nbs/14a_locate.ipynb #791d540a
@@ -235,18 +236,17 @@ def match_names(
     return found, doubtful
 
 # %% ../../../nbs/14a_locate.ipynb #5fed7b4c
-def with_known_stem(
-    asked:dict, # Name that a table asks for -> its path
-    files:dict, # File -> its path
-)->dict:        # Those of `asked` that any round can find
-    "The names that end like a file, but for extension and capitals"
-    known = {os.path.basename(path).casefold() for path in files.values()}
-    known |= {small_stem(o) for o in known}
-    def may_be_here(path):
-        "Whether a file is called so"
-        base = os.path.basename(path).casefold()
-        return base in known or small_stem(base) in known
-    return {o: path for o, path in asked.items() if may_be_here(path)}
+def may_be_here(
+    names, # Series of text: file names or paths of a table
+    files, # Paths of the files
+):         # Series of bool
+    "Which names end like a file, but for extension and capitals; rare letters are not compared"
+    known = {os.path.basename(o).lower() for o in files}
+    known |= {without_extension(o) for o in known}
+    base = names.str.strip().str.replace(r'^.*[/\\]', '', regex=True).str.lower()
+    stem = base.str.replace(r'\.[a-z]\w{1,5}$', '', regex=True)
+    rare = base.str.contains(r'[^\x00-\x7f]', regex=True)
+    return base.isin(known) | stem.isin(known) | rare
 
 # %% ../../../nbs/14a_locate.ipynb #51952a16
 def lie_as_asked(
@@ -260,6 +260,14 @@ def lie_as_asked(
     return {o: by_path[path] for o, path in asked.items() if path in by_path}
 
 # %% ../../../nbs/14a_locate.ipynb #263b846f
+def only_text(
+    names # Series of anything
+):        # Series of text
+    "The entries of a column that are text, and not empty"
+    if not isinstance(names.dtype, pd.StringDtype):
+        names = names[[isinstance(o, str) for o in names]].astype('str')
+    return names[names.notna() & (names != '')]
+
 def locate(
     names, # File names or relative paths of a table
     raw,   # Folder to look in
@@ -268,18 +276,20 @@ def locate(
     below = files_below(raw)
     files = {o: normal_path(o) for o in below
              if not o.lower().endswith(NO_IMAGES) and printable_path(o) == o}
-    names = pd.Series(names, dtype='object')
-    unique = [o for o in names.unique() if isinstance(o, str) and o]
+    names = pd.Series(names, dtype=None if len(names) else 'object')
+    text = only_text(names)
+    unique = text[may_be_here(text, files)].unique()
     asked = {o: o if o in files else asked_path(o) for o in progress(unique, desc='names')}
     asked = {o: path for o, path in asked.items() if '..' not in path.split('/')}
     found = lie_as_asked(asked, files)
     taken = set(found.values())
     free = {o: path for o, path in files.items() if o not in taken}
     lost = {o: path for o, path in asked.items() if o not in found}
-    vain = folders_without_meaning(asked.values(), raw)
-    more, doubtful = match_names(with_known_stem(lost, free), free, vain)
+    more, doubtful = match_names(lost, free, folders_without_meaning(text, raw))
     found |= more
-    res = names.map(found).astype('object')
+    res = pd.Series(np.nan, index=names.index, dtype='object')
+    hit = names.isin(found)
+    res[hit] = names[hit].map(found)
     images = filter(is_image_name, below)
     extra = set(images) - set(found.values())
     res.attrs = dict(extra=sorted(map(printable_path, extra)), doubtful=sorted(doubtful))

@@ -18,8 +18,9 @@ from ..report import read_report
 from .locate import image_files, printable_path
 from refers_nb.data.sources.raw import (
     EXPECTED, LARGEST_REPORT, add_note, decode_report, find_file, finish_studies, images_here,
-    printable_line, optional_file, plural, read_csv, split_from_file, unique_rows,
+    optional_file, plural, split_from_file,
 )
+from .tables import printable_line, read_csv, unique_rows
 from ..studies import standard_view
 from ...runs import progress
 
@@ -199,7 +200,7 @@ def mimic_cxr(
     path, extra = mimic_images(df, meta.parent)
     here = images_here(path, raw)
     notes = []
-    view = mimic_views(df, notes)
+    view = mimic_views(df[here], notes).reindex(df.index)
     df = df.assign(patient=df['subject_id'], study=df['study_id'], view=view, path=path)
     df = pd.concat([df, *mimic_findings(raw, df['study'], labels, uncertain, blank, notes)], axis=1)
     texts = study_reports(df[here].drop_duplicates('study'), *open_reports(raw, reports), notes)

@@ -11,9 +11,11 @@ from ...core import InputError
 from ..lists import NIH14, released_split
 from .locate import locate
 from refers_nb.data.sources.raw import (
-    EXPECTED, add_note, age_in_years, find_file, finish_studies, numbered_lines, optional_file,
-    read_csv, split_from_file, standard_sex,
+    EXPECTED, RowNote, add_note, find_file, finish_studies, numbered_lines, optional_file,
+    split_from_file,
 )
+from .people import age_in_years, standard_sex
+from .tables import read_csv
 from ..studies import split_patients, standard_view
 
 # %% ../../../nbs/15d_nih14.ipynb #759556c2
@@ -96,9 +98,8 @@ def nih14(
         age=age_in_years(df['Patient Age']), sex=standard_sex(df['Patient Gender']))
     labels = nih_findings(df).add_prefix('label:').reset_index(drop=True)
     df = pd.concat([df, labels], axis=1)
-    notes = []
-    add_note(notes, df['age'].isna().sum(), 'image', 'images',
-             'without an age, or with one above 120 years, which counts as none.')
+    notes = [RowNote(df['age'].isna(), 'image', 'images',
+                     'without an age, or with one above 120 years, which counts as none')]
     split = nih_split(df, raw, lists, notes)
     extra = path.attrs['extra']
     return finish_studies(df, raw, split, notes, 'Image Index', extra, EXPECTED['nih14'])

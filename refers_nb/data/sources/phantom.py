@@ -13,7 +13,7 @@ from ...core import InputError
 from ..report import findings_impression
 from .raw import finish_studies
 from ..store import ImageStore
-from ..studies import read_studies, split_patients, write_studies
+from ..studies import check_shares, read_studies, split_patients, write_studies
 from ...locks import own_folder
 from ...phantom.phantoms import phantoms
 from ...runs import check_owner, run_record
@@ -33,7 +33,7 @@ def check_phantoms(
     check_number('n', n, int, 1)
     check_number('size', size, int, 32, 4096)
     check_number('seed', seed, int)
-    for name, share in dict(valid=valid, test=test).items(): check_number(name, share, float, 0, 1)
+    check_shares(valid, test)
     if n*size**2 > MOST_PIXELS:
         raise InputError(f'{n:,} phantoms of {size} pixels are too many to draw at once; '
                          f'at most {MOST_PIXELS//size**2:,}')

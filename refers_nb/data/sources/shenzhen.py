@@ -14,9 +14,10 @@ from ..lists import released_split
 from ..report import clean
 from .locate import file_stem, locate
 from refers_nb.data.sources.raw import (
-    EXPECTED, add_note, decode_report, find_file, finish_studies, optional_file, plural, read_csv,
+    EXPECTED, RowNote, decode_report, find_file, finish_studies, optional_file, plural,
     with_age_and_sex,
 )
+from .tables import read_csv
 
 # %% ../../../nbs/15f_shenzhen.ipynb #739f12f1
 READING_SEX = re.compile(r'\b(female|male)', re.IGNORECASE)
@@ -88,8 +89,8 @@ def shenzhen(
     reading = df['findings'].map(clean)
     says_normal = reading.str.lower().str.strip('. ') == 'normal'
     contrary = (says_normal == (label == 1)) & (reading != '')
-    add_note(notes, contrary.sum(), 'reading contradicts', 'readings contradict',
-             'the label in the file name, which counts.')
+    notes.append(RowNote(contrary, 'reading contradicts', 'readings contradict',
+                         'the label in the file name, which counts'))
     path = locate(stem, raw)
     df = df.assign(patient=stem, study=stem, view='PA', path=path, report=reading)
     df['sections'] = np.where(reading == '', '', 'findings')
@@ -100,6 +101,6 @@ def shenzhen(
         split = released_split(stem, labels, lists, 'shenzhen', notes)
     notes.append('No patient number in the release: an image counts as a patient. '
                  'The release is of PA images.')
-    df = with_age_and_sex(df)
+    df = with_age_and_sex(df, notes)
     extra = path.attrs['extra']
     return finish_studies(df, raw, split, notes, 'study_id', extra, EXPECTED['shenzhen'])

@@ -13,8 +13,9 @@ from ...core import InputError
 from ..lists import VINBIG, released_split
 from .locate import file_stem, locate
 from refers_nb.data.sources.raw import (
-    EXPECTED, find_file, finish_studies, header_views, optional_file, read_csv,
+    EXPECTED, find_file, finish_studies, header_views, optional_file,
 )
+from .tables import read_csv
 
 # %% ../../../nbs/15e_vinbig.ipynb #16a01119
 def vinbig_file(
