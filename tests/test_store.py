@@ -1,5 +1,5 @@
 "The image store: what it holds, what it rejects, and who builds it"
-import pickle, socket, sys, time
+import os, pickle, socket, sys, time
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from joblib import Parallel, delayed
 from PIL import Image
 from radiograph_files import dicom, grey
 
+import refers_nb.data.store as S
 from refers_nb.core import InputError
 from refers_nb.data.grey import image_hash, to_grey
 from refers_nb.data.jobs import run_jobs
@@ -135,6 +136,21 @@ def test_index_has_the_shape_in_the_file_and_a_hash(tmp_path):
     assert list(zip(index['height'], index['width'])) == shapes
     assert index['phash'].tolist() == [image_hash(o) for o in store]
     assert all((image_hash(store[0]) ^ image_hash(store[i])).bit_count() <= 6 for i in (2, 5))
+
+def test_a_file_that_ends_its_process_is_rejected(tmp_path, grey, monkeypatch):
+    "Its worker dies with all that it was to do; the others' files are none the worse"
+    names = pictures(tmp_path, grey, 70)
+    (tmp_path/'deadly.png').write_bytes(b'x')
+    names[40:40] = ['deadly.png']
+    real = S.decode_files
+    def decode_files(root, paths, rows, spec):
+        if 'deadly.png' in paths: os._exit(1)
+        return real(root, paths, rows, spec)
+    monkeypatch.setattr(S, 'decode_files', decode_files)
+    store = ImageStore.build(names, tmp_path, tmp_path/'out', size=32, workers=2, max_rejected=.1)
+    assert list(store.index['path']) == [o for o in names if o != 'deadly.png']
+    assert (store['69.png'] == load_radiograph(tmp_path/'69.png', 32)).all()
+    assert 'deadly.png,"its decoder crashed' in (tmp_path/'out'/'rejected.csv').read_text()
 
 def test_the_pool_leaves_room_for_joblib():
     assert sorted(run_jobs(abs, [(-1,), (-2,)], 2)) == [1, 2]
