@@ -374,7 +374,7 @@ except InputError as e: print(e)
 '''
 
 
-@pytest.mark.parametrize('call', [0, 1, 2])
+@pytest.mark.parametrize('call', [0, *(pytest.param(i, marks=pytest.mark.slow) for i in (1, 2))])
 def test_a_hub_that_does_not_answer_is_asked_once(tmp_path, call):
     asked = []
     with socket.socket() as server:
