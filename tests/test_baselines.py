@@ -136,6 +136,26 @@ def test_killed_and_resumed_is_bit_for_bit(task, table, runs, tmp_path, monkeypa
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert (out/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
 
+@pytest.mark.parametrize('task', ['mae', 'context'])
+def test_killed_before_the_validation_the_same_squares_are_asked_for(task, table, runs, tmp_path, monkeypatch):
+    class Killed(BaseException): pass
+    saved = Checkpoint.after_train
+    count = 0
+    def dying(self):
+        nonlocal count
+        saved(self)
+        count += 1
+        if count in (1, 3): raise Killed()
+    monkeypatch.setattr(Checkpoint, 'after_train', dying)
+    out = tmp_path/'run'
+    for _ in range(2):
+        torch.manual_seed(len(list(tmp_path.iterdir())) + 99)   # whatever was drawn before
+        with pytest.raises(Killed): pretrain_images(table, out, task, **ARGS)
+    done = pretrain_images(table, out, task, **ARGS)
+    for name in ('model.safetensors', 'config.json', 'README.md'):
+        assert (done/name).read_bytes() == (runs[task]/name).read_bytes(), name
+    assert (out/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
+
 def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path):
     s = settings(pretrain_preset='tiny')
     mae, simclr = str(runs['mae']), str(runs['simclr'])

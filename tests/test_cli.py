@@ -135,6 +135,37 @@ def test_finetune_comparison(data, call):
     assert call(*args)[0] == 0 and one.stat().st_mtime_ns == before
 
 
+def test_a_comparison_grows_and_is_never_replaced(data, call):
+    out = data/'grown'
+    args = ['refers-finetune', data/'data', 'random', out, '--fractions', '1', '--steps', 2, '--bs', 8, '--size', 32]
+    assert call(*args, '--seeds', '0')[0] == 0                        # one classifier, kept
+    refused('refers-finetune', call(*args, '--seeds', '0,1'), 'another kind (finetune, now comparison)')
+    args[3] = out = data/'grown2'
+    assert call(*args, '--seeds', '0,1')[0] == 0
+    before = {o: o.stat().st_mtime_ns for o in (out/'trials').iterdir()}
+    refused('refers-finetune', call(*args, '--seeds', '1,2'), 'seeds was [0, 1], now [1, 2]')
+    refused('refers-finetune', call(*args, '--seeds', '0,1', '--lr', '1e-3'), 'lr was')
+    refused('refers-finetune', call(*args, '--seeds', '0,1', '--balance'), 'balance was None, now True')
+    other = [*args[:2], data/'pre'/'checkpoint', *args[3:]]
+    refused('refers-finetune', call(*other, '--seeds', '0,1'), 'weights was')
+    assert call(*args, '--seeds', '0,1,2')[0] == 0
+    assert {o: o.stat().st_mtime_ns for o in before} == before and len(pd.read_csv(out/'results.csv')) == 3
+    refused('refers-pretrain', call('refers-pretrain', data/'data', out, '--start', 'random'), 'another kind (comparison')
+
+
+def test_a_report_and_a_prepared_folder_have_owners_too(data, call):
+    run = data/'for_report'
+    tune = ('--fractions', 1, '--seeds', 0, '--steps', 2, '--bs', 8, '--size', 32)
+    assert call('refers-finetune', data/'data', 'random', run, *tune)[0] == 0
+    out = data/'report'
+    args = 'refers-evaluate', 'predictions', run, '--out', out
+    assert call(*args)[0] == 0 and call(*args)[0] == 0
+    refused('refers-evaluate', call(*args, '--table', data/'data'), 'table was None')
+    refused('refers-evaluate', call('refers-evaluate', 'predictions', run, '--out', data/'pre'), 'another kind (pretrain')
+    refused('refers-prep', call('refers-prep', 'phantom', 24, run), 'holds another run, not phantom')
+    refused('refers-finetune', call('refers-finetune', data/'data', 'random', data/'data', *tune), 'another kind (prepare')
+
+
 def test_finetune_several_sets_in_shards(data, call):
     out, table = data/'sets', data/'data'
     args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--against', 'random,gone/gone',

@@ -186,7 +186,38 @@ def test_the_bar_counts_what_is_found_done(phantoms, tmp_path, monkeypatch, caps
     assert re.search(r'fine-tuning: +67%.* 2/3', capsys.readouterr().err.split('\r')[1])
 
 
+def test_a_log_file_tells_each_trial_with_the_time_that_is_left(phantoms, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv('REFERS_NB_PROGRESS', raising=False)
+    def call(seeds): label_efficiency(phantoms[0], dict(a='random'), tmp_path, fractions=(1.,), seeds=seeds, **FEW)
+    call((0, 1))
+    call((0, 1, 2))
+    lines = [o for o in capsys.readouterr().err.splitlines() if o.startswith('fine-tuning')]
+    assert [re.match(r'fine-tuning: (\d of \d) done after [\d:]+, [\d:]+ left', o)[1] for o in lines] == [
+        '1 of 2', '2 of 2', '3 of 3']
+
+
 # What is refused
+
+def test_a_table_is_written_by_one_call_or_by_shards(phantoms, tmp_path, monkeypatch):
+    import fcntl
+    def call(shard=None): return label_efficiency(phantoms[0], dict(a='random'), tmp_path, shard=shard, **TWO, **FEW)
+    def other(kind):
+        "The lock of another process"
+        f = open(tmp_path/'.lock', 'w')
+        fcntl.flock(f, kind)
+        return f
+    with other(fcntl.LOCK_EX):
+        for shard in (None, '1/2'):
+            with pytest.raises(InputError, match='another process is writing'): call(shard)
+    (tmp_path/'trials').mkdir()
+    own, foreign = ('.tmp-0123456789ab-a_0.5_0.json', '.tmp-0123456789ab-a_0.5_1.json')
+    for o in (own, foreign): (tmp_path/'trials'/o).touch()
+    with other(fcntl.LOCK_SH):
+        with pytest.raises(InputError, match='another process is writing'): call()
+        assert len(call('1/4')) == 1                        # beside another shard
+        assert [o.name for o in (tmp_path/'trials').glob('.tmp-*')] == [foreign]
+    assert len(call()) == 4 and not list((tmp_path/'trials').glob('.tmp-*'))
+
 
 @pytest.mark.parametrize('change,word', [
     (dict(shard='0/2'), 'as in 2/8'),

@@ -1,5 +1,5 @@
 "Fine-tuning: budget, nested and missing labels, selection, starts; the labels can be seen by a linear layer"
-import json
+import json, shutil
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +14,8 @@ from refers_nb.evaluation.fingerprint import fingerprint
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
 from refers_nb.training.classifier import (
     Classifier, masked_bce, mirror_places, positive_weights, predict)
+from refers_nb.runs import run_record
+from refers_nb.training.digests import finetune_args
 from refers_nb.training.finetune import (
     KeepBest, default_steps, finetune, finetune_learner, labelled, study_means)
 from refers_nb.training.metrics import macro_auroc
@@ -363,3 +365,73 @@ def test_fingerprint_follows_the_weights_and_not_their_place(data, tmp_path):
     other = Classifier.on(encoder_from('random', 32), ['a'])
     c = save_checkpoint(other, None, tmp_path/'c')
     assert fingerprint(df, a) == fingerprint(df, b) != fingerprint(df, c)
+
+
+# A folder belongs to one run
+
+@pytest.fixture(scope='module')
+def tuned(data, tmp_path_factory):
+    "A fine-tuning that is done: its folder, its arguments, and what it gave"
+    df, store = data
+    out = tmp_path_factory.mktemp('tuned')/'run'
+    args = dict(store=store, seed=3, tta=False, **SMALL)
+    return out, args, finetune(df, 'random', out, **args)
+
+
+def stamps(out): return {o.name: o.stat().st_mtime_ns for o in out.rglob('*')}
+
+
+def test_the_same_call_returns_what_is_there(data, tuned):
+    out, args, res = tuned
+    before = stamps(out)
+    again = finetune(data[0], 'random', out, **args, workers=0)
+    assert stamps(out) == before and again.macro == res.macro and again.split == res.split
+    assert again.auroc.equals(res.auroc) and again.predictions.equals(res.predictions)
+    assert again.history.equals(res.history) and repr(again) == repr(res)
+    own = res.model.state_dict()
+    assert all(torch.equal(v, own[k]) for k, v in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize('change, says', [
+    (dict(seed=4), 'seed was 3, now 4'),
+    (dict(tta=True), 'tta was False, now True'),
+    (dict(patience=2), 'patience was None, now 2'),
+    (dict(layer_decay=.5), 'layer_decay was None, now 0.5'),
+    (dict(fraction=.5), 'fraction was None, now 0.5'),
+    (dict(lr=1e-3), 'lr was'),
+    (dict(findings=['bright']), 'findings was')])
+def test_another_call_replaces_nothing(data, tuned, change, says):
+    out, args, _ = tuned
+    before = stamps(out)
+    with pytest.raises(InputError) as e: finetune(data[0], 'random', out, **args | change)
+    assert says in str(e.value) and 'Choose another folder' in str(e.value) and stamps(out) == before
+
+
+def test_other_data_and_other_weights_are_another_run(data, tuned, tmp_path):
+    df, _ = data
+    out, args, res = tuned
+    with pytest.raises(InputError, match='data_digest was'): finetune(df.iloc[:-1], 'random', out, **args)
+    save_checkpoint(res.model, None, tmp_path/'c')
+    with pytest.raises(InputError, match='start_digest was'): finetune(df, tmp_path/'c', out, **args)
+    gone = {k: v for k, v in args.items() if k != 'seed'}
+    with pytest.raises(InputError, match='seed was 3, now None'): finetune(df, 'random', out, **gone)
+
+
+def test_what_a_kill_has_left_is_cleared_and_the_run_begins_again(data, tuned, tmp_path):
+    out, args, res = tuned
+    new = tmp_path/'run'
+    shutil.copytree(out, new)
+    (new/'.tmp-0123456789ab-predictions.parquet').touch()
+    (new/'model'/'model.safetensors').unlink()
+    shutil.rmtree(new/'model')
+    again = finetune(data[0], 'random', new, **args)
+    assert again.macro == res.macro and stamps(new).keys() == stamps(out).keys()
+
+
+def test_a_folder_that_could_not_take_the_model_is_told_before_the_training(data, tmp_path, monkeypatch):
+    monkeypatch.setattr('refers_nb.training.finetune.fit_classifier', lambda *a: pytest.fail('it trains'))
+    df, store = data
+    (tmp_path/'model').mkdir()
+    (tmp_path/'model'/'notes.txt').touch()
+    run_record(tmp_path, finetune_args(df, 'random', patience=None, tta=False, store=store, **SMALL))
+    with pytest.raises(InputError, match='notes.txt'): finetune(df, 'random', tmp_path, store=store, **SMALL)

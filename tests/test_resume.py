@@ -1,5 +1,5 @@
 "A pre-training that is killed, also while its state is written, ends with the weights of one that was never killed"
-import os, signal, subprocess, sys
+import json, os, signal, subprocess, sys
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -36,8 +36,16 @@ def dying_step(self):
     count += 1
     if count == n: os.kill(os.getpid(), signal.SIGKILL)
 
+def stopped_step(self):
+    "The signal comes in the middle of a step"
+    global count
+    count += 1
+    if count == n: os.kill(os.getpid(), getattr(signal, where))
+    step(self)
+
 if where == 'save': torch.save = dying_save
-else: Checkpoint.after_batch = dying_step
+elif where == 'step': Checkpoint.after_batch = dying_step
+else: Checkpoint.after_batch = stopped_step
 pretrain(table, out, **{ARGS!r})
 """
 
@@ -180,3 +188,70 @@ def test_nan_in_the_loss_names_step_and_studies_and_keeps_the_state(table, tmp_p
     assert state['train_iter'] == 4
     for weights in state['model'].values():
         assert not weights.is_floating_point() or torch.isfinite(weights).all()
+
+
+def run_process(table, out, where, n):
+    "The run in a process of its own, as a command is run, which gets a signal in its n-th step"
+    command = DYING_RUN.replace('\npretrain(', '\nfrom refers_nb.core import cli_errors\n@cli_errors\ndef refers_pretrain(): pretrain(')
+    program = command + 'refers_pretrain()\n'
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', program, str(table), str(out), where, str(n)], text=True,
+                          capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+
+
+@pytest.mark.parametrize('name, n, code', [
+    ('SIGTERM', 5, 143), ('SIGINT', 3, 130), pytest.param('SIGTERM', 1, 143, marks=pytest.mark.slow)])
+def test_asked_to_stop_it_saves_its_state_and_goes_on_bit_for_bit(table, whole, tmp_path, name, n, code):
+    out = tmp_path/'run'
+    r = run_process(table, out, name, n)
+    assert (r.returncode, r.stderr) == (code, 'refers-pretrain: stopped\n')
+    assert torch.load(out/'state.pt', weights_only=True)['train_iter'] == n, 'no step is lost'
+    assert json.loads((out/'run.json').read_text())['status'] == 'stopped' and not (out/'.lock').exists()
+    pretrain(table, out, **ARGS)
+    check_same(whole, out)
+
+
+def test_what_the_end_needs_is_read_at_the_start(table, tmp_path, monkeypatch):
+    def train(*args): raise AssertionError('it trains')
+    monkeypatch.setattr(Checkpoint, 'before_fit', train)
+    record = (table/'run.json').read_bytes()
+    try:
+        for content in (record[:50], b'[]', b'{"args": 3}', b''):
+            (table/'run.json').write_bytes(content)
+            with pytest.raises(InputError, match='run.json is damaged'): pretrain(table, tmp_path/'run', **ARGS)
+    finally: (table/'run.json').write_bytes(record)
+
+
+@pytest.mark.parametrize('change, says', [
+    (lambda s: s['place'].update(epoch=99), 'place is none of this run'),
+    (lambda s: s['place'].update(epoch=-1), 'place is none of this run'),
+    (lambda s: s['place'].update(batch='1'), 'place is none of this run'),
+    (lambda s: s['place'].pop('batch'), 'place is none of this run'),
+    (lambda s: s['values'].append([1.]), 'place is none of this run'),
+    (lambda s: s.pop('model'), 'it has no model'),
+    (lambda s: s.update(opt=[1]), 'it has no opt'),
+    (lambda s: s.update(train_iter='4'), 'it has no train_iter'),
+    (lambda s: s['model'].popitem(), 'does not fit this run'),
+    (lambda s: s['opt'].clear(), 'does not fit this run'),
+    (lambda s: s['smooth_loss'].clear(), 'does not fit this run')])
+def test_a_state_with_other_content_is_not_continued(table, tmp_path_factory, change, says):
+    out = tmp_path_factory.getbasetemp()/'state'
+    if not out.exists(): kill_here(table, out, 'step', 5)
+    whole_state = (out/'state.pt').read_bytes()
+    state = torch.load(out/'state.pt', weights_only=True)
+    change(state)
+    torch.save(state, out/'state.pt')
+    try:
+        with pytest.raises(InputError, match=says) as e: pretrain(table, out, **ARGS)
+        assert '\n' not in str(e.value)
+    finally: (out/'state.pt').write_bytes(whole_state)
+
+
+def test_a_folder_of_another_kind_is_left_alone(table, tmp_path):
+    from refers_nb.runs import run_record
+    for kind, name in dict(finetune='predictions.parquet', comparison='trials', prepare='studies.parquet').items():
+        out = tmp_path/kind
+        run_record(out, dict(lr=1), kind=kind).finish()
+        (out/name).touch()
+        before = (out/'run.json').read_bytes()
+        with pytest.raises(InputError, match=f'another kind .{kind}, now pretrain'): pretrain(table, out, **ARGS)
+        assert (out/'run.json').read_bytes() == before and not (out/'tokenizer.json').exists()
