@@ -39,7 +39,8 @@ def progress(
     "A progress bar on the terminal, now and then a line in log files, nothing in notebooks"
     from tqdm import tqdm
     wanted = os.environ.get('REFERS_NB_PROGRESS', '')
-    terminal = sys.stderr is not None and sys.stderr.isatty()
+    try: terminal = sys.stderr.isatty()
+    except (AttributeError, ValueError): terminal, wanted = False, '0'    # closed: nobody listens
     args = dict(iterable=it, desc=desc or None, total=total, initial=initial, file=sys.stderr)
     if wanted == '0' or (in_ipython() and not terminal and wanted != '1'):
         return tqdm(**args, disable=True)

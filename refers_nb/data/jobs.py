@@ -49,20 +49,41 @@ def executor(
 
 # %% ../../nbs/11c_jobs.ipynb #ea7ba7d8
 def run_jobs(
-    f,       # Function, importable by other processes
-    jobs,    # Iterable of tuples: the arguments of each call
-    workers, # Number of processes, or the address of a Dask scheduler
-):           # Yields `f(*job)` of every job, in any order
+    f,         # Function, importable by other processes
+    jobs,      # Iterable of tuples: the arguments of each call
+    workers,   # Number of processes, or the address of a Dask scheduler
+    lost=None, # `lost(job)` yields what stands for a job whose process dies; default: an error
+):             # Yields `f(*job)` of every job, in any order
     "Call a function in several processes; at most two jobs per process are under way or unread"
-    from concurrent.futures import FIRST_COMPLETED, wait
+    jobs = iter(jobs)
+    while True:
+        died = yield from _run_until_death(f, jobs, workers, lost is not None)
+        if not died: return
+        for job in died:
+            died_alone = yield from _run_until_death(f, iter([job]), 1, True)
+            if died_alone: yield from lost(job)
+
+def _run_until_death(f, jobs, workers, may_die):
+    "Yield results; return the jobs that were under way when a process died, if one may"
+    from concurrent.futures import BrokenExecutor, FIRST_COMPLETED, wait
+    pending, died = {}, []
     with executor(workers) as (pool, n):
-        jobs = iter(jobs)
-        pending = {pool.submit(f, *job) for job in islice(jobs, 2*n)}
+        def submit(n):
+            for job in islice(jobs, n):
+                try: pending[pool.submit(f, *job)] = job
+                except BrokenExecutor: died.append(job)
         try:
+            submit(2*n)
             while pending:
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
-                    pending.remove(future)
-                    yield future.result()
-                    pending |= {pool.submit(f, *job) for job in islice(jobs, 1)}
+                    job = pending.pop(future)
+                    try: result = future.result()
+                    except BrokenExecutor:
+                        if not may_die: raise
+                        died.append(job)
+                        continue
+                    yield result
+                    if not died: submit(1)
         finally:
             for future in pending: future.cancel()
+    return died

@@ -7,7 +7,7 @@ __all__ = ['REQUIRED', 'FILES', 'HUB_NAME', 'own_tensors', 'staging_name', 'back
            'write_checkpoint', 'refuse_foreign_files', 'save_checkpoint', 'check_complete', 'local_checkpoint',
            'checkpoint_config', 'read_tensors', 'check_fit', 'fill_model', 'load_tokenizer', 'check_reader',
            'load_tokenizers', 'check_readers', 'build_model', 'load_checkpoint', 'load_encoder', 'copy_to_share',
-           'push_to_hub', 'checkpoint_folder', 'from_pretrained']
+           'push_to_hub', 'checkpoint_folder', 'from_pretrained', 'redact_path', 'refuse_pickle', 'model_card']
 
 # %% ../../nbs/25_hub.ipynb #ff319e00
 import json
@@ -32,6 +32,7 @@ from .schema import ARCHITECTURES, check_numbers, CheckpointConfig, VisionNumber
 from .vision import load_vision, mismatch, VisionEncoder
 
 # %% ../../nbs/25_hub.ipynb #fc27204c
+_all_ = ['redact_path', 'refuse_pickle', 'model_card'] # found here, too
 REQUIRED = 'model.safetensors', 'config.json'
 FILES = *REQUIRED, 'tokenizer.json', 'README.md', 'words.json'
 

@@ -388,8 +388,8 @@ def finished(
     record = read_record(out) or {}
     if record.get('status') != 'finished' or not all((out/o).exists() for o in files): return None
     scores = record.get('auroc', {})
-    areas = pd.read_csv(out/'auroc.csv', index_col='finding', float_precision='round_trip')['auroc']
-    history = pd.read_csv(out/'history.csv', index_col='epoch', float_precision='round_trip')
+    areas = pd.read_csv(out/'auroc.csv', index_col='finding', engine='python')['auroc']
+    history = pd.read_csv(out/'history.csv', index_col='epoch', engine='python')
     predictions = pd.read_parquet(out/'predictions.parquet')
     model, _ = load_checkpoint(out/'model', Classifier)
     return Finetuned(areas.rename_axis(None), scores.get('mean', areas.mean()),

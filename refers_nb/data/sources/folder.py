@@ -32,7 +32,8 @@ from ...runs import progress
 
 # %% ../../../nbs/15h_folder.ipynb #11447279
 TABLE_TYPES = ('.csv', '.tsv', '.xlsx', '.xls', '.parquet')
-PACKED_TYPES = tuple(o + packed for o in ('.csv', '.tsv') for packed in ('.gz', '.bz2', '.xz', '.zip'))
+PACKED_TYPES = tuple(
+    o + packed for o in ('.csv', '.tsv') for packed in ('.gz', '.bz2', '.xz', '.zip'))
 
 def find_table(
     raw # A table, or a folder with one
@@ -239,7 +240,7 @@ def findings_of_words(
 def are_words(
     text # Series of text
 )->bool:
-    "Whether the cells of a column name findings, a few of many or one of some, and are no sentences"
+    "Whether the cells of a column name findings, and are no sentences"
     if text.nunique() <= 51: return True # 50, and nothing
     words = set().union(*words_of_cells(text))
     return len(words) <= MOST_WORDS and len(words) < text.nunique()
@@ -260,7 +261,8 @@ def findings_of_column(
     if words and are_words(text): return findings_of_words(text)
     first = [told[i] is None for i in cell].index(True)
     said = text.iloc[first][:40]
-    raise InputError(f'{path}: row {column.index[first]}: {printable_line(column.name)} is {said!r}; '
+    name = printable_line(column.name)
+    raise InputError(f'{path}: row {column.index[first]}: {name} is {said!r}; '
                      'expected 0, 1, -1 or nothing')
 
 # %% ../../../nbs/15h_folder.ipynb #78f40800
@@ -269,7 +271,7 @@ def table_findings(
     labels,     # As for `finding_columns`
     path,       # File of the table, for messages
     notes=None, # As for `finding_columns`
-):              # (DataFrame of findings with 1, 0, -1 and missing; list of the columns they came from)
+):              # (DataFrame of 1, 0, -1 and missing by finding; columns that they came from)
     "All findings of a table; `InputError` for a finding that two columns tell of"
     columns, named = finding_columns(df, labels, path, notes)
     found = {}
@@ -318,7 +320,7 @@ def text_columns(
 # %% ../../../nbs/15h_folder.ipynb #1b27a2c2
 def table_reports(
     df,         # Table with our column names
-    notes=None, # List, told of reports without a heading, and of those with nothing about the images
+    notes=None, # List, told of reports without headings, or without a description
 ):              # DataFrame: report, sections
     "Reports with headings in one column, or findings and impression in two"
     text = text_columns(df, 'report', 'findings', 'impression')
@@ -362,7 +364,7 @@ def rows_with_images(
     root,       # Its folder
     file,       # The table itself, for messages
     notes:list, # Told of names that fit several files
-):              # (the rows whose image is here, with its path and `name`; names of lost ones; extra)
+):              # (the rows whose image is here, with `path` and `name`; lost names; extra)
     "The rows of a table whose image is here"
     name = relative_paths(df['path'], root, file)
     path = locate(name, root)

@@ -141,10 +141,11 @@ def folders_without_meaning(
 )->set:
     "Folders that tell no image from another: the one that all names share, and where we stand"
     here = os.path.basename(os.path.abspath(os.path.expanduser(raw)))
-    heads = names.str.replace(r'[^/\\]*$', '', regex=True).unique()
-    heads = {asked_path(o).casefold() for o in heads[:1000]} if len(heads) <= 1000 else ()
-    shared = set(heads) if len(heads) == 1 and names.nunique() > 1 else set()
-    return shared | {here.casefold()}
+    for part in (names.head(1000), names): # most tables tell in the first rows
+        heads = part.str.replace(r'[^/\\]*$', '', regex=True).unique()
+        heads = {asked_path(o).casefold() for o in heads[:1000]}
+        if len(heads) != 1: return {here.casefold()}
+    return {here.casefold(), *heads} if names.nunique() > 1 else {here.casefold()}
 
 # %% ../../../nbs/14a_locate.ipynb #791d540a
 def common_ends(
@@ -243,10 +244,14 @@ def may_be_here(
     "Which names end like a file, but for extension and capitals; rare letters are not compared"
     known = {os.path.basename(o).lower() for o in files}
     known |= {without_extension(o) for o in known}
-    base = names.str.strip().str.replace(r'^.*[/\\]', '', regex=True).str.lower()
-    stem = base.str.replace(r'\.[a-z]\w{1,5}$', '', regex=True)
-    rare = base.str.contains(r'[^\x00-\x7f]', regex=True)
-    return base.isin(known) | stem.isin(known) | rare
+    def among_known(part):
+        "The same for some of the names"
+        base = part.str.strip().str.replace(r'^.*[/\\]', '', regex=True).str.lower()
+        stem = base.str.replace(r'\.[a-z]\w{1,5}$', '', regex=True)
+        rare = base.str.contains(r'[^\x00-\x7f]', regex=True)
+        return base.isin(known) | stem.isin(known) | rare
+    parts = [among_known(names.iloc[i:i + 10**5]) for i in range(0, len(names), 10**5)]
+    return pd.concat(parts) if parts else names.notna()
 
 # %% ../../../nbs/14a_locate.ipynb #51952a16
 def lie_as_asked(
@@ -271,7 +276,7 @@ def only_text(
 def locate(
     names, # File names or relative paths of a table
     raw,   # Folder to look in
-):         # Series of paths relative to `raw`, may be missing; `attrs`: extra, other images; doubtful
+):         # Series of paths, may be missing; `attrs`: extra (other images), doubtful (names)
     "Where the images of a table lie; none is given to a name that may mean another"
     below = files_below(raw)
     files = {o: normal_path(o) for o in below

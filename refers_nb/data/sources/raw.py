@@ -65,7 +65,7 @@ def told_of(
         if not isinstance(note, RowNote):
             told.append(note)
             continue
-        rows = note.rows.reindex(index, fill_value=0)
+        rows = note.rows.astype('float').reindex(index).fillna(0)
         example = ''
         if note.said is not None and rows.any():
             first = printable_line(note.said[rows[rows.astype(bool)].index[0]], 40)
