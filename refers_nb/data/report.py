@@ -9,15 +9,9 @@ __all__ = ['HEADINGS', 'QUALIFIERS', 'LONGEST_TEXT', 'mend_punctuation', 'unesca
            'used_sections', 'swap_sides', 'sentences', 'check_reports']
 
 # %% ../../nbs/10_report.ipynb #8c005ae2
-<<<<<<< /tmp/tmpifxivqrg
-import html, re
+import html, re, warnings
 from functools import lru_cache
-||||||| /tmp/tmp_0oggfcy
-import re
-=======
-import re, warnings
->>>>>>> /tmp/tmpqbbgbhsc
-from refers_nb.core import InputError
+from ..core import InputError
 
 # %% ../../nbs/10_report.ipynb #3fb0e6b8
 _STRANDED = [ # pattern of what hangs in the air, and what takes its place

@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from fastcore.imports import in_ipython
 from ..core import atomic, InputError, say
 from .checked import (
-    check_together, copy_rows, FACTS, read_images, read_index, read_record, read_rows)
+    check_together, copy_rows, read_images, read_index, read_record, read_rows)
 from .grey import resize
 from .jobs import run_jobs
 from .journal import file_stamps, Journal
