@@ -121,7 +121,7 @@ KINDS_OF_NUMBERS = dict(F64='float64', F32='float32', F16='float16', BF16='bfloa
 def check_header(
     path:Path # A plain file
 ):
-    "`InputError` where the table of a file of safetensors is cut, too large, or names a tensor twice"
+    "`InputError` where the table of a file is cut, too large, or names a tensor twice"
     with path.open('rb') as f:
         n = int.from_bytes(f.read(8), 'little')
         if not 1 < n <= min(MOST_HEADER, path.stat().st_size - 8):
@@ -141,7 +141,8 @@ def tensor_table(
     path = check_file(path, MOST_WEIGHTS, 'file of weights')
     check_header(path)
     try:
-        with safe_open(path, 'pt') as f: return {name: promised(f.get_slice(name)) for name in f.keys()}
+        with safe_open(path, 'pt') as f:
+            return {name: promised(f.get_slice(name)) for name in f.keys()}
     except (SafetensorError, OSError, RuntimeError) as e:
         raise InputError(f'{path} cannot be read as safetensors: {shown(e, 120)}') from None
 
@@ -179,7 +180,8 @@ def fault_of(
     "What is wrong with the numbers of a tensor, '' for nothing"
     import torch
     known = torch.float64, torch.float32, torch.float16, torch.bfloat16
-    if tensor.dtype not in known: return f'holds {str(tensor.dtype).removeprefix("torch.")}, no weights'
+    kind = str(tensor.dtype).removeprefix('torch.')
+    if tensor.dtype not in known: return f'holds {kind}, no weights'
     if not tensor.numel(): return ''
     low, high = tensor.float().aminmax()
     largest = max(-low.item(), high.item())

@@ -43,7 +43,8 @@ def parts_of(
         raise ValueError(f'its {kind} is no chain of at most {MOST_PARTS} parts')
     for o in chain:
         name = o.get('type') if isinstance(o, dict) else None
-        if name not in PARTS[kind]: raise ValueError(f'its {kind} has a part {shown(name, 40)!r}, none of a report tokenizer')
+        if name in PARTS[kind]: continue
+        raise ValueError(f'its {kind} has a part {shown(name, 40)!r}, none of a report tokenizer')
     return chain
 
 # %% ../../nbs/10b_tokfile.ipynb #532dc2d3
@@ -70,7 +71,8 @@ def check_table(
     texts.decode('utf-8')
     begins = np.flatnonzero(np.frombuffer(b'\0' + texts, 'uint8') == 0)
     is_inner = units < 2**31
-    below = np.arange(len(units)) ^ (units >> 10 << ((units & 512) >> 6)) # a unit is followed by these
+    steps = units >> 10 << ((units & 512) >> 6)
+    below = np.arange(len(units)) ^ steps           # where what follows a unit begins
     stays_inside = len(units) > 0 and is_inner[0] and (below[is_inner] | 255).max() < len(units)
     if not stays_inside: raise ValueError('its table of characters is none')
     written = units[below[is_inner & (units & 256 > 0)]] & (2**31 - 1)

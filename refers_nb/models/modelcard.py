@@ -66,9 +66,9 @@ def redact_path(
 
 # %% ../../nbs/24b_modelcard.ipynb #b9301767
 ABSOLUTE = re.compile(r"""
-    (?<![\w.:/~]) (?: ~?/ | [A-Za-z]:[\\/] )  # begins with /, ~/ or C:\, and not inside a word or an address
-    (?:[^\s"'`<>/\\]+[\\/])*                  # folders
-    ([^\s"'`<>/\\]*)                           # the last part
+    (?<![\w.:/~]) (?: ~?/ | [A-Za-z]:[\\/] )  # /, ~/ or C:\, not inside a word
+    (?:[^\s"'`<>/\\]+[\\/])*                # folders
+    ([^\s"'`<>/\\]*)                         # the last part
 """, re.VERBOSE)
 
 def redact_text(

@@ -157,8 +157,8 @@ class RefersNumbers(Strict):
     @model_validator(mode='after')
     def fits(self):
         "Padding is one of the words"
-        if self.pad_id >= self.vocab: raise ValueError(f'pad_id is {self.pad_id}, beyond the vocabulary')
-        return self
+        if self.pad_id < self.vocab: return self
+        raise ValueError(f'pad_id is {self.pad_id}, beyond the vocabulary')
 
 class ClassifierNumbers(Strict):
     "What `Classifier` is built from"

@@ -407,7 +407,9 @@ def fetch_timm(
         repository = timm_repository(name)
         if repository and not is_cached(repository, 'model.safetensors', 'pytorch_model.bin'):
             reason = hub_silence(repository)
-        if not reason: return check_values(timm.create_model(name, pretrained=True).state_dict(), name)
+        if not reason:
+            state = timm.create_model(name, pretrained=True).state_dict()
+            return check_values(state, name)
     except Exception as e: reason = str(e) if isinstance(e, InputError) else type(e).__name__
     raise InputError(f'No weights `{shown(name)}`: neither a file here nor a timm name that can be '
                      f'fetched ({reason}). Set [weights] in settings.ini to a file.')

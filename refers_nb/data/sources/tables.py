@@ -12,7 +12,6 @@ __all__ = ['CONTROL', 'LARGEST_TABLE', 'TEXT_TYPES', 'LONGEST_HEADER', 'ROWS_AT_
 import bz2, gzip, io, lzma
 import os, re, warnings, zipfile
 from contextlib import contextmanager
-from pathlib import Path
 import numpy as np
 import pandas as pd
 from ...core import InputError
