@@ -167,7 +167,7 @@ def test_notes_that_are_none(tmp_path):
 def test_reports_are_cut_and_counted(tmp_path):
     df = table()
     df['report'] = ['a. '*(LONGEST_REPORT*60), *['Clear.']*10, 'b'*(LONGEST_REPORT + 1)]
-    with pytest.warns(UserWarning, match='2 reports are longer than 100,000 characters and cut there'):
+    with pytest.warns(UserWarning, match='2 of the reports: longer than 100,000 characters and cut there'):
         write_studies(df, tmp_path)
     assert read_studies(tmp_path)['report'].str.len().max() == LONGEST_REPORT
     same, n = cut_reports(table().assign(report='c'*LONGEST_REPORT))

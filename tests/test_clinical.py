@@ -8,10 +8,10 @@ from sklearn.metrics import precision_recall_fscore_support
 
 from refers_nb.core import InputError
 from refers_nb.data.labeller import CHEXPERT_FINDINGS, label_reports, labels_from
-from refers_nb.data.report import check_reports, findings_impression
+from refers_nb.data.report import findings_impression
 from refers_nb.data.sources.iu_xray import iu_xray
 from refers_nb.evaluation.clinical import (
-    baseline_reports, cider_d, clinical_f1, compare_writers, report_metrics, report_words,
+    baseline_reports, check_reports, cider_d, clinical_f1, compare_writers, report_metrics, report_words,
 )
 from refers_nb.phantom.phantoms import phantoms
 

@@ -6,7 +6,7 @@
 __all__ = ['HEADINGS', 'QUALIFIERS', 'LONGEST_TEXT', 'mend_punctuation', 'unescaped', 'clean', 'heading_key', 'one_letter_apart',
            'right_spelling', 'spelt_headings', 'headings_of', 'report_lines', 'split_at_headings', 'find_description',
            'with_description', 'sections', 'report_text', 'read_report', 'is_unsectioned', 'findings_impression',
-           'used_sections', 'swap_sides', 'sentences', 'check_reports']
+           'used_sections', 'swap_sides', 'sentences']
 
 # %% ../../nbs/10_report.ipynb #8c005ae2
 import html, re, warnings
@@ -436,20 +436,3 @@ def sentences(
         elif part: res.append([part])
         last = part
     return [' '.join(parts) for parts in res]
-
-# %% ../../nbs/10_report.ipynb #3dcab877
-def check_reports(
-    written, # Reports of a model
-    true,    # Reports of the same studies by radiologists
-):           # The two as lists
-    "`InputError` unless both are text, of one number, and no true report is empty"
-    written, true = list(written), list(true)
-    if len(written) != len(true) or not true:
-        raise InputError(f'{len(written)} written and {len(true)} true reports; '
-                         'give one written report for each true one, in one order')
-    for name,texts in dict(written=written, true=true).items():
-        for i,text in enumerate(texts):
-            if isinstance(text, str) and (name == 'written' or text.strip()): continue
-            raise InputError(f'{name} report {i} is {text!r}; '
-                             'leave out the studies without a report')
-    return written, true

@@ -162,7 +162,6 @@ def cut_reports(
 ):     # The same with no longer report than `LONGEST_REPORT`; how many were cut
     "A table whose longest reports are cut"
     n = sum(isinstance(o, str) and len(o) > LONGEST_REPORT for o in df['report'])
-    if not n: return df, 0
     first = df['report'].map(lambda o: o[:LONGEST_REPORT] if isinstance(o, str) else o)
     return df.assign(report=first), n
 
@@ -170,9 +169,8 @@ def tell_cut(
     n:int # Reports that were cut
 ):
     "Warn of reports that were cut, if any"
-    if not n: return
-    reports = '1 report is' if n == 1 else f'{n:,} reports are'
-    warnings.warn(f'{reports} longer than {LONGEST_REPORT:,} characters and cut there', stacklevel=3)
+    longer = f'longer than {LONGEST_REPORT:,} characters and cut there'
+    if n: warnings.warn(f'{n:,} of the reports: {longer}', stacklevel=3)
 
 # %% ../../nbs/13_studies.ipynb #ed738027
 _ONE_EACH = ( # every (first) has one (second); else what is wrong, and how the values are joined
