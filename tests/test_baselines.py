@@ -191,7 +191,7 @@ def test_labels_come_from_reports_alone(table):
     assert len(report_labels(one_silent)) < len(df)
     with pytest.raises(InputError, match='no finding is told'):
         report_labels(df.assign(report='The heart is normal.'))
-    with pytest.raises(InputError, match='No study with a report'): images_of(df.assign(report=''))
+    with pytest.raises(InputError, match='no study with a report in split train'): images_of(df.assign(report=''))
 
 def test_what_cannot_be_had_is_a_row_without_paths(table, tmp_path):
     methods = 'random', 'imagenet', 'mae'

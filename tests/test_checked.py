@@ -179,7 +179,7 @@ def test_a_long_report_of_a_download_is_told_in_the_notes(tmp_path):
     df = pd.read_csv(tmp_path/'raw'/'t.csv')
     df.loc[3, 'report'] = 'FINDINGS: ' + 'Clear lungs. '*100_000
     df.to_csv(tmp_path/'raw'/'t.csv', index=False)
-    with pytest.warns(UserWarning, match='a report of 1,300,010 characters is read up to its 300,000th'):
+    with pytest.warns(UserWarning, match='a report of 1,300,009 characters is read up to its 300,000th'):
         out = prepare('folder', tmp_path/'raw', tmp_path/'out', size=16, workers=0)
     assert '1 report is longer than 100,000 characters and cut there.' in out.attrs['notes']
     assert out['report'].str.len().max() == LONGEST_REPORT
