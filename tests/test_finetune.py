@@ -72,7 +72,7 @@ def test_the_budget_does_not_depend_on_the_fraction(data, fraction):
     seen = []
     learn = finetune_learner(df, store=store, fraction=fraction, **SMALL)
     learn.model.register_forward_hook(lambda m,i,o: seen.append(len(o)) if m.training else None)
-    with learn.no_bar(), learn.no_logging(): learn.fit(learn.n_epochs, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(learn.n_epochs)
     assert seen == [8]*6
     assert learn.info['images'] == pytest.approx(30*fraction, abs=2)
 
@@ -101,7 +101,7 @@ def test_the_best_epoch_is_kept(data, monkeypatch):
     class Watch(Callback):
         order = 99
         def after_epoch(self): states.append({k: v.clone() for k, v in self.model.state_dict().items()})
-    with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=[learn.sched, KeepBest(), Watch()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=[KeepBest(), Watch()])
     now = learn.model.state_dict()
     assert all(torch.equal(now[k], states[1][k]) for k in now)
     assert not torch.equal(now['head.weight'], states[3]['head.weight'])
@@ -142,14 +142,14 @@ def test_positives_weigh_as_much_as_negatives_of_the_labels_in_use(data):
     used = df.iloc[learn.dls.train.dataset.rows]
     assert 10 <= len(used) < 30 and (used.split == 'train').all()
     hand = [(used[c] == 0).sum()/(used[c] == 1).sum() for c in ('label:bright', 'label:noise')] + [1.]
-    assert learn.loss_func.keywords['weight'].tolist() == pytest.approx(hand)
+    assert learn.loss_func.weight.tolist() == pytest.approx(hand)
     assert positive_weights(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).tolist() == pytest.approx(hand)
     y = torch.tensor(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).float()
     z = torch.randn(len(used), 3)
     p = 1/(1 + np.exp(-z.numpy().astype(float)))
     terms = np.where(y == 1, -np.array(hand)*np.log(p), -np.log(1 - p))[np.isfinite(y.numpy())]
     assert learn.loss_func(z, y).item() == pytest.approx(terms.sum()/len(terms), rel=1e-4)
-    assert finetune_learner(df, store=store, **SMALL).loss_func.keywords['weight'] is None
+    assert finetune_learner(df, store=store, **SMALL).loss_func.weight is None
 
 
 @pytest.mark.parametrize('opt, head', [
@@ -164,7 +164,7 @@ def test_layers_learn_at_rates_counted_by_hand(data, opt, head):
         def before_step(self):
             for group, hypers in zip(self.opt.param_lists, self.opt.hypers):
                 for p in group: peak[id(p)] = max(hypers['lr'], peak.get(id(p), 0))
-    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=[learn.sched, Watch()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=Watch())
     def want(name):
         parts = name.split('.')
         if parts[0] == 'head': return head
@@ -233,7 +233,7 @@ def test_studies_select_by_the_mean_over_their_images(data):
     frontal = finetune_learner(df, store=store, **SMALL)
     learn = finetune_learner(df, store=store, views='study', **SMALL)
     assert frontal.dls.train.n < learn.dls.train.n == 30
-    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
     p, t = predict(learn.model, learn.dls.valid)
     _, p, t = study_means(df.loc[df['split'] == 'valid', 'study'], p, t)
     assert learn.recorder.values[-1][-1] == pytest.approx(macro_auroc(t, p), abs=1e-6)
@@ -245,7 +245,7 @@ def test_linear_leaves_the_encoder_alone(data, opt):
     torch.manual_seed(0)
     learn = finetune_learner(df, store=store, linear=True, opt=opt, **SMALL)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
-    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
     after = learn.model.state_dict()
     moved = {k.split('.')[0] for k in after if not torch.equal(after[k], before[k])}
     assert moved == {'head'}
