@@ -70,7 +70,7 @@ def test_the_budget_does_not_depend_on_the_fraction(data, fraction):
     seen = []
     learn = finetune_learner(df, store=store, fraction=fraction, **SMALL)
     learn.model.register_forward_hook(lambda m,i,o: seen.append(len(o)) if m.training else None)
-    with learn.no_bar(), learn.no_logging(): learn.fit(learn.n_epochs, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(learn.n_epochs)
     assert seen == [8]*6
     assert learn.info['images'] == pytest.approx(30*fraction, abs=2)
 
@@ -99,7 +99,7 @@ def test_the_best_epoch_is_kept(data, monkeypatch):
     class Watch(Callback):
         order = 99
         def after_epoch(self): states.append({k: v.clone() for k, v in self.model.state_dict().items()})
-    with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=[learn.sched, KeepBest(), Watch()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(4, cbs=[KeepBest(), Watch()])
     now = learn.model.state_dict()
     assert all(torch.equal(now[k], states[1][k]) for k in now)
     assert not torch.equal(now['head.weight'], states[3]['head.weight'])
@@ -162,7 +162,7 @@ def test_layers_learn_at_rates_counted_by_hand(data, opt, head):
         def before_step(self):
             for group, hypers in zip(self.opt.param_lists, self.opt.hypers):
                 for p in group: peak[id(p)] = max(hypers['lr'], peak.get(id(p), 0))
-    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=[learn.sched, Watch()])
+    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=Watch())
     def want(name):
         parts = name.split('.')
         if parts[0] == 'head': return head
@@ -231,7 +231,7 @@ def test_studies_select_by_the_mean_over_their_images(data):
     frontal = finetune_learner(df, store=store, **SMALL)
     learn = finetune_learner(df, store=store, views='study', **SMALL)
     assert frontal.dls.train.n < learn.dls.train.n == 30
-    with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
     p, t = predict(learn.model, learn.dls.valid)
     _, p, t = study_means(df.loc[df['split'] == 'valid', 'study'], p, t)
     assert learn.recorder.values[-1][-1] == pytest.approx(macro_auroc(t, p), abs=1e-6)
@@ -243,7 +243,7 @@ def test_linear_leaves_the_encoder_alone(data, opt):
     torch.manual_seed(0)
     learn = finetune_learner(df, store=store, linear=True, opt=opt, **SMALL)
     before = {k: v.clone() for k, v in learn.model.state_dict().items()}
-    with learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=learn.sched)
+    with learn.no_bar(), learn.no_logging(): learn.fit(2)
     after = learn.model.state_dict()
     moved = {k.split('.')[0] for k in after if not torch.equal(after[k], before[k])}
     assert moved == {'head'}
