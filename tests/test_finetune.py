@@ -140,14 +140,14 @@ def test_positives_weigh_as_much_as_negatives_of_the_labels_in_use(data):
     used = df.iloc[learn.dls.train.dataset.rows]
     assert 10 <= len(used) < 30 and (used.split == 'train').all()
     hand = [(used[c] == 0).sum()/(used[c] == 1).sum() for c in ('label:bright', 'label:noise')] + [1.]
-    assert learn.loss_func.keywords['weight'].tolist() == pytest.approx(hand)
+    assert learn.loss_func.weight.tolist() == pytest.approx(hand)
     assert positive_weights(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).tolist() == pytest.approx(hand)
     y = torch.tensor(used[['label:bright', 'label:noise', 'label:never']].to_numpy()).float()
     z = torch.randn(len(used), 3)
     p = 1/(1 + np.exp(-z.numpy().astype(float)))
     terms = np.where(y == 1, -np.array(hand)*np.log(p), -np.log(1 - p))[np.isfinite(y.numpy())]
     assert learn.loss_func(z, y).item() == pytest.approx(terms.sum()/len(terms), rel=1e-4)
-    assert finetune_learner(df, store=store, **SMALL).loss_func.keywords['weight'] is None
+    assert finetune_learner(df, store=store, **SMALL).loss_func.weight is None
 
 
 @pytest.mark.parametrize('opt, head', [
