@@ -1,0 +1,493 @@
+"What one does with a Learner of fastai, done with ours: a table of verbs, each run on every kind of Learner"
+from dataclasses import dataclass
+from pathlib import Path
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.progress import CSVLogger, ShowGraphCallback
+from fastai.callback.schedule import ParamScheduler, SchedNo
+from fastai.callback.tensorboard import TensorBoardCallback
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
+from fastai.callback.training import GradientAccumulation
+from fastai.interpret import Interpretation
+from fastai.learner import load_learner
+from PIL import Image
+from refers_nb.core import InputError
+from refers_nb.data.loaders import LabelDataLoaders
+from refers_nb.data.prepare import prepare
+from refers_nb.data.store import ImageStore
+from refers_nb.data.studies import read_studies
+from refers_nb.training.classifier import Classifier, MaskedBCE
+from refers_nb.training.finetune import classifier_learner
+
+plt.switch_backend('agg')
+pytestmark = pytest.mark.filterwarnings('ignore')
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "Forty phantom studies"
+    folder = tmp_path_factory.mktemp('verbs')/'data'
+    prepare('phantom', 40, folder, size=32, valid=.3, test=.2, workers=1)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def film(folder):
+    "The path of an image"
+    df = read_studies(folder)
+    return Path(df.attrs['root'])/df['path'].iloc[0]
+
+
+@dataclass
+class Kind:
+    "One kind of Learner: how it is made, and what the verbs give"
+    make:object    # (folder, path) -> Learner
+    preds:object   # get_preds' predictions -> number of items
+    said:object    # What `predict` gives, looked at
+    items:object   # Items of a new loader: (film) -> list
+    lists:int      # Lists of parameters
+
+
+def make_classifier(folder, path):
+    torch.manual_seed(0)
+    dls = LabelDataLoaders.from_table(folder, size=32, bs=8, path=path)
+    return classifier_learner(dls, Classifier.from_start('random', dls.vocab, size=32))
+
+
+def classifier_said(learn, said):
+    names, present, probs = said
+    assert list(probs.index) == learn.dls.vocab and probs.between(0, 1).all()
+    assert names == list(probs.index[probs > .5]) == list(present.index[present])
+
+
+KINDS = dict(classifier=Kind(make_classifier, len, classifier_said, lambda film: [film]*3, 2))
+
+
+@pytest.fixture(params=KINDS)
+def kind(request): return KINDS[request.param]
+
+
+@pytest.fixture
+def learn(kind, folder, tmp_path):
+    "A Learner that has not learnt yet"
+    learn = kind.make(folder, tmp_path)
+    with learn.no_bar(), learn.no_logging(): yield learn
+    plt.close('all')
+
+
+def weights(learn): return {k: v.clone() for k, v in learn.model.state_dict().items()}
+
+
+def same(a, b): return all(torch.equal(a[k], b[k]) for k in a)
+
+
+def rates(learn): return np.array(learn.recorder.lrs)
+
+
+# Training
+
+TRAININGS = {
+    'fit': lambda learn: learn.fit(1),
+    'fit with a rate': lambda learn: learn.fit(1, 1e-4),
+    'fit with a slice': lambda learn: learn.fit(1, slice(1e-5, 1e-3)),
+    'fit_one_cycle': lambda learn: learn.fit_one_cycle(1),
+    'fit_one_cycle with a slice': lambda learn: learn.fit_one_cycle(1, slice(1e-5, 1e-3)),
+    'fit_flat_cos': lambda learn: learn.fit_flat_cos(1),
+    'fine_tune': lambda learn: learn.fine_tune(1)}
+
+@pytest.mark.parametrize('how', TRAININGS)
+def test_trains(learn, how):
+    before = weights(learn)
+    TRAININGS[how](learn)
+    assert not same(before, weights(learn))
+    assert np.isfinite(np.array(learn.recorder.values[-1][:2], float)).all()
+
+
+def test_the_schedule_is_the_learners_own(learn):
+    learn.fit(2)
+    own = rates(learn)
+    assert own.argmax() not in (0, len(own) - 1) and own[-1] < own.max()/2
+    peak = learn.max_lrs[-1]
+    assert own.max() <= peak
+    learn.fit(1, 1e-4)
+    assert set(rates(learn)) == {1e-4}
+    learn.fit(1, cbs=ParamScheduler({'lr': SchedNo(3e-5, 3e-5)}))
+    assert set(rates(learn)) == {3e-5}
+    learn.add_cb(ParamScheduler({'lr': SchedNo(2e-5, 2e-5)}))
+    learn.fit(1)
+    assert set(rates(learn)) == {2e-5}
+
+
+def test_freezing_counts_the_lists_of_the_splitter(kind, learn):
+    lists = [list(o) for o in learn.splitter(learn.model)]
+    assert len(lists) == kind.lists
+    def learns(): return [all(p.requires_grad for p in o) for o in lists]
+    def rests(): return [not any(p.requires_grad for p in o) for o in lists]
+    learn.freeze()
+    assert learns() == [False]*(kind.lists - 1) + [True] and rests()[:-1] == [True]*(kind.lists - 1)
+    before = weights(learn)
+    learn.fit(1)
+    moved = {k for k, v in weights(learn).items() if not torch.equal(v, before[k])}
+    last = {id(p) for p in lists[-1]}
+    assert moved and all(id(p) in last for k, p in learn.model.named_parameters() if k in moved)
+    learn.freeze_to(1)
+    assert rests()[0] and all(learns()[1:])
+    learn.unfreeze()
+    assert all(learns())
+    learn.fit(1)
+
+
+@pytest.mark.parametrize('given', [slice(1e-3), slice(1e-5, 1e-3), 'list', 2e-4], ids=str)
+def test_rates_are_told_by_list(kind, learn, given):
+    n = kind.lists
+    if given == 'list': given = [10.**-(i + 3) for i in range(n)]
+    learn.fit(1, given)
+    if given == slice(1e-3): want = [1e-4]*(n - 1) + [1e-3]
+    elif isinstance(given, slice): want = np.geomspace(1e-5, 1e-3, n)
+    else: want = given if isinstance(given, list) else [given]*n
+    assert [o['lr'] for o in learn.opt.hypers] == pytest.approx(np.repeat(want, 2))
+
+
+def test_weight_decay_spares_norms_and_biases(kind, learn):
+    learn.fit(1, wd=.3)
+    assert [o['wd'] for o in learn.opt.hypers] == [.3, 0.]*kind.lists
+
+
+def test_lr_find_leaves_the_model_as_it_was(learn):
+    before = weights(learn)
+    found = learn.lr_find(num_it=12, show_plot=False)
+    assert found.valley > 0 and same(before, weights(learn))
+
+
+@pytest.mark.parametrize('how', ['to_bf16', 'to_fp16', 'to_fp32'])
+def test_precision(learn, how):
+    seen = set()
+    hook = next(m for m in learn.model.modules() if isinstance(m, torch.nn.Linear)).register_forward_hook(
+        lambda module, args, out: seen.add(out.dtype))
+    assert getattr(learn, how)() is learn
+    learn.fit(1)
+    hook.remove()
+    assert seen == {getattr(torch, dict(to_bf16='bfloat16', to_fp16='float16', to_fp32='float32')[how])}
+    learn.to_fp32().fit(1)
+
+
+# Callbacks of fastai
+
+def test_callbacks_of_fastai(learn, tmp_path):
+    cbs = [SaveModelCallback(), EarlyStoppingCallback(patience=3), CSVLogger(), GradientAccumulation(16)]
+    learn.fit(2, cbs=cbs)
+    assert len(pd.read_csv(tmp_path/'history.csv')) == 2
+    assert (tmp_path/'models/model.pth').exists()
+
+
+def test_early_stopping_stops(learn):
+    learn.fit(5, 0., cbs=EarlyStoppingCallback(patience=1))
+    assert len(learn.recorder.values) == 2
+
+
+def test_mixed_precision(learn): learn.fit(1, cbs=MixedPrecision())
+
+
+def test_tensorboard(learn, tmp_path):
+    learn.fit(1, cbs=TensorBoardCallback(tmp_path/'logs', trace_model=False, log_preds=True))
+    assert list((tmp_path/'logs').iterdir())
+
+
+def test_tensorboard_draws_the_model(learn, tmp_path):
+    learn.fit(1, cbs=TensorBoardCallback(tmp_path/'logs', trace_model=True, log_preds=False))
+    assert list((tmp_path/'logs').iterdir())
+
+
+def test_graph(kind, folder, tmp_path):
+    learn = kind.make(folder, tmp_path)
+    with learn.no_logging(): learn.fit(1, cbs=ShowGraphCallback())
+
+
+def test_plot_loss(learn):
+    learn.fit(2)
+    assert learn.recorder.plot_loss(skip_start=0).lines
+
+
+# What comes of it
+
+def test_validate(learn):
+    values = learn.validate()
+    assert np.isfinite(values[0]) and len(values) == 1 + len(learn.metrics)
+
+
+def test_get_preds(kind, learn):
+    n = len(learn.dls.valid_ds)
+    preds, targets = learn.get_preds()
+    assert kind.preds(preds) == n == len(targets)
+    preds, targets, decoded, losses = learn.get_preds(with_loss=True, with_decoded=True)
+    assert losses.shape == (n,) and losses.isfinite().all() and len(decoded) == n
+    inputs, preds, targets = learn.get_preds(ds_idx=0, with_input=True)
+    assert kind.preds(preds) == len(learn.dls.train_ds)
+
+
+def test_losses_of_items_do_not_depend_on_the_batch(learn):
+    one = learn.get_preds(with_loss=True)[-1]
+    again = learn.get_preds(with_loss=True)[-1]
+    assert torch.equal(one, again)
+
+
+def test_predictions_leave_the_training_as_it_was(kind, folder, tmp_path):
+    "Looking at the training split draws nothing that the training would draw"
+    found = []
+    for looks in (False, True):
+        learn = kind.make(folder, tmp_path)
+        with learn.no_bar(), learn.no_logging():
+            torch.manual_seed(0)
+            learn.fit(1)
+            if looks:
+                learn.get_preds(ds_idx=0)
+                learn.show_results(ds_idx=0)
+            torch.manual_seed(1)
+            learn.fit(1)
+        found.append(weights(learn))
+    assert same(*found)
+
+
+def test_predict_in_every_way(kind, learn, film):
+    grey = np.array(Image.open(film).convert('L'))
+    ways = [film, str(film), grey, Image.open(film), torch.from_numpy(grey), [film, film], np.stack([grey]*3, -1)]
+    said = [learn.predict(o) for o in ways]
+    for o in said: kind.said(learn, o)
+    assert len({str(o) for o in said}) == 1
+
+
+def test_predict_of_bad_input(learn, film, tmp_path):
+    (tmp_path/'words.png').write_text('no image')
+    wrong = [tmp_path/'words.png', tmp_path/'gone.png', tmp_path, np.zeros(5), 7, None, [], np.zeros((0, 4)), b'bytes']
+    for o in wrong:
+        with pytest.raises(InputError) as e: learn.predict(o)
+        assert len(str(e.value).splitlines()) == 1
+    learn.predict(film)                                          # as ready as ever
+
+
+def test_shows(learn):
+    learn.dls.show_batch()
+    learn.show_batch(max_n=2)
+    learn.show_results(max_n=3)
+    learn.show_results(ds_idx=0)
+    assert plt.get_fignums()
+
+
+def test_new_loaders(kind, learn, film):
+    dl = learn.dls.test_dl(kind.items(film))
+    assert len(dl.dataset) == 3
+    preds, targets = learn.get_preds(dl=dl)
+    assert kind.preds(preds) == 3
+    assert len(learn.dls.valid.new().dataset) == len(learn.dls.valid_ds)
+    assert not len(learn.dls.new_empty().valid_ds)
+
+
+def test_summary(learn): assert 'Total params' in str(learn.summary())
+
+
+def test_save_and_load(learn):
+    learn.fit(1)
+    learn.save('one')
+    kept = weights(learn)
+    learn.fit(1)
+    assert not same(kept, weights(learn))
+    learn.load('one')
+    assert same(kept, weights(learn))
+    with pytest.raises(InputError, match='no such file'): learn.load('two')
+
+
+@pytest.mark.parametrize('frozen', [False, True])
+def test_export(kind, learn, film, tmp_path, frozen):
+    learn.fit(1)
+    if frozen: learn.freeze()
+    said = learn.predict(film)
+    learn.export()
+    assert str(learn.predict(film)) == str(said)
+    assert frozen == any(not p.requires_grad for o in learn.splitter(learn.model) for p in o) or not frozen
+    again = load_learner(tmp_path/'export.pkl')
+    with again.no_bar(), again.no_logging(): assert str(again.predict(film)) == str(said)
+    kind.said(again, again.predict(film))
+    written = (tmp_path/'export.pkl').read_bytes()
+    df = read_studies(next(p for p in [film.parent, *film.parents] if (p/'studies.parquet').exists()))
+    for text in (df['report'].iloc[0][:40], df['study'].iloc[0] + '/'): assert text.encode() not in written
+
+
+def test_interpretation(learn):
+    found = Interpretation.from_learner(learn)
+    losses, rows = found.top_losses(3)
+    assert losses.tolist() == sorted(losses.tolist(), reverse=True)
+    found.plot_top_losses(3)
+    found.show_results([0, 1])
+    inputs, preds, targets, decoded, again = found[rows]
+    assert torch.equal(again, losses)
+    whole = learn.get_preds(with_loss=True)[-1]
+    assert torch.allclose(whole[rows], losses)
+
+
+# Classifiers alone
+
+def test_data_block(folder, tmp_path):
+    "A classifier learns from fastai's own loaders, too"
+    from fastai.data.block import DataBlock
+    from fastai.data.transforms import ColReader
+    from refers_nb.data.blocks import FindingsBlock, RadiographBlock
+    from refers_nb.data.given import labelled
+    df, findings = labelled(folder)
+    block = DataBlock(
+        (RadiographBlock(32, 32), FindingsBlock(findings)), get_x=ColReader('path', pref=df.attrs['root'] + '/'),
+        get_y=lambda row: row, splitter=lambda df: [list(df.index[df['split'] == o]) for o in ('train', 'valid')])
+    dls = block.dataloaders(df, bs=8, num_workers=0, path=tmp_path)
+    learn = classifier_learner(dls, Classifier.from_start('random', findings, size=32))
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    preds, targets, losses = learn.get_preds(with_loss=True)
+    assert preds.shape == targets.shape and losses.isfinite().all()
+
+
+@pytest.fixture
+def classifier(folder, tmp_path):
+    learn = make_classifier(folder, tmp_path)
+    torch.nn.init.normal_(learn.model.head.weight)              # so that it has an opinion
+    with learn.no_bar(), learn.no_logging(): yield learn
+
+
+def test_a_list_of_views_is_averaged(classifier, folder):
+    store = ImageStore(folder)
+    one, other = (classifier.predict(store[i])[2] for i in range(2))
+    both = classifier.predict([store[0], store[1]])[2]
+    assert both.to_numpy() == pytest.approx(((one + other)/2).to_numpy(), abs=1e-5)
+
+
+def test_predict_reads_as_preparation_does(classifier, folder):
+    df = read_studies(folder)
+    store = ImageStore(folder)
+    dl = classifier.dls.valid
+    probs, _ = classifier.get_preds()
+    for i in range(3):
+        path = dl.items['path'].iloc[i]
+        said = classifier.predict(Path(df.attrs['root'])/path)[2]
+        assert said.to_numpy() == pytest.approx(probs[i].numpy(), abs=1e-5)
+        assert np.array_equal(dl.dataset[i][0][0], store[path])
+
+
+@pytest.mark.parametrize('mode', ['I;16', 'RGB', 'RGBA', 'LA', 'P', '1', 'I', 'F'])
+def test_every_kind_of_picture(classifier, tmp_path, mode):
+    x = np.random.default_rng(0).integers(0, 256, (50, 40), np.uint8)
+    im = Image.fromarray(x.astype(np.uint16)*200) if mode == 'I;16' else Image.fromarray(x).convert(mode)
+    path = tmp_path/('film.tif' if mode in 'IF' else 'film.png')
+    im.save(path)
+    by_path, by_image = classifier.predict(path)[2], classifier.predict(Image.open(path))[2]
+    assert by_path.to_numpy() == pytest.approx(by_image.to_numpy(), abs=1e-6)
+    if mode == 'I;16': assert classifier.predict(x.astype(np.uint16)*200)[2].equals(by_path)
+    if mode == 'RGB': assert classifier.predict(np.array(im))[2].equals(by_path)
+
+
+def test_a_photograph_on_its_side_is_turned_upright(classifier, tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (50, 40), np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(x).save(tmp_path/'turned.png', exif=exif)
+    upright = np.rot90(x, -1)
+    want = classifier.predict(upright)[2]
+    for o in (tmp_path/'turned.png', Image.open(tmp_path/'turned.png')): assert classifier.predict(o)[2].equals(want)
+
+
+def test_tta_swaps_the_sides(classifier):
+    from refers_nb.training.classifier import mirror_places, predict
+    probs, targets = classifier.tta()
+    want, _ = predict(classifier.model, classifier.dls.valid, tta=True)
+    assert probs.numpy() == pytest.approx(want, abs=1e-6)
+    (mirrored, plain), _ = classifier.tta(beta=None)
+    assert torch.equal(plain, classifier.get_preds()[0])
+    assert torch.equal(classifier.tta(use_max=True)[0], torch.maximum(mirrored, plain))
+    assert mirror_places(classifier.findings) != list(range(len(classifier.findings)))
+
+
+def test_tta_without_the_other_side(folder, tmp_path):
+    dls = LabelDataLoaders.from_table(folder, size=32, bs=8)
+    sided = next(o for o in dls.vocab if 'left' in o)
+    dls = LabelDataLoaders.from_table(folder, findings=[sided], size=32, bs=8, path=tmp_path)
+    learn = classifier_learner(dls, Classifier.from_start('random', [sided], size=32))
+    with pytest.raises(InputError, match='which is not among'): learn.tta()
+
+
+def test_tables_as_new_items(classifier, folder, tmp_path):
+    "Rows of the store, rows that are files, rows without labels"
+    df = read_studies(folder)
+    rows = df[df['split'] == 'valid']
+    preds, targets = classifier.get_preds(dl=classifier.dls.test_dl(rows, with_labels=True))
+    elsewhere = rows.assign(path=[f'./{o}' for o in rows['path']])       # not so in the store: read as files
+    elsewhere.attrs['root'] = df.attrs['root']
+    again, same_targets = classifier.get_preds(dl=classifier.dls.test_dl(elsewhere, with_labels=True))
+    assert torch.allclose(preds, again, atol=1e-5) and torch.equal(targets.nan_to_num(-1), same_targets.nan_to_num(-1))
+    bare = rows[['path']]
+    assert torch.allclose(classifier.get_preds(dl=classifier.dls.test_dl(bare))[0], preds, atol=1e-5)
+    with pytest.raises(InputError, match='No labels for'): classifier.dls.test_dl(bare, with_labels=True)
+    with pytest.raises(InputError, match='has a column path, image or images'):
+        classifier.dls.test_dl(pd.DataFrame(dict(file=['a.png'])))
+
+
+def test_bad_tables(folder):
+    df = read_studies(folder)
+    store = ImageStore(folder)
+    bare = df.drop(columns=[o for o in df if o.startswith('label:')])
+    wrong = [
+        ((bare, store), 'no label:<finding> columns'), ((df,), 'give the image store'),
+        ((df.drop(columns='split'), store), 'split'), ((df[df['split'] == 'train'], store), 'valid'),
+        ((folder/'nowhere',), 'no such study table')]
+    for args, words in wrong:
+        with pytest.raises(InputError, match=words) as e: LabelDataLoaders.from_table(*args)
+        assert len(str(e.value).splitlines()) == 1
+
+
+def test_weights_of_another_architecture(classifier, folder, tmp_path):
+    classifier.save('tiny')
+    for model in (Classifier.from_start('random', ['effusion'], size=32),
+                  Classifier.from_start('random', classifier.findings, size=48)):
+        other = classifier_learner(classifier.dls, model)
+        with pytest.raises(InputError, match='another model') as e: other.load('tiny')
+        assert len(str(e.value).splitlines()) == 1
+
+
+def test_the_loss_of_an_image():
+    loss = MaskedBCE(reduction='none')
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+    targets = torch.tensor([[1, 0, 1], [0, torch.nan, 1], [torch.nan]*3, [1, 1, torch.nan]])
+    each = loss(logits, targets)
+    assert each[2] == 0
+    for i in (0, 1, 3): assert each[i] == pytest.approx(MaskedBCE()(logits[i:i + 1], targets[i:i + 1]).item())
+    with pytest.raises(InputError, match="'mean' or 'none'"): MaskedBCE(reduction='sum')(logits, targets)
+
+
+def test_shows_what_is_wrong_in_red(classifier):
+    axs = classifier.show_results(max_n=4, shuffle=False)
+    colours = {text.get_color() for ax in axs[0].figure.axes for text in ax.texts}
+    assert {'red', 'green'} <= colours
+
+
+def test_mistakes_of_findings(classifier):
+    from refers_nb.training.interpret import MultiLabelInterpretation
+    found = MultiLabelInterpretation.from_learner(classifier)
+    table = found.confusion()
+    assert set(table.sum(axis=1)) == {len(classifier.dls.valid_ds)}
+    wrong = found.mistakes(10_000)
+    assert len(wrong) == table[['missed', 'false alarm']].to_numpy().sum()
+    sure = (wrong['probability'] - wrong['label']).abs()
+    assert (sure > .5).all() and sure.is_monotonic_decreasing
+    found.plot_mistakes(4)
+    found.plot_confusion()
+    plt.close('all')
+
+
+def test_loaders_of_any_kind_make_new_ones(folder):
+    "A loader with a budget of steps gives a plain one, once through all images"
+    from refers_nb.training.finetune import finetune_dls, image_store, labelled
+    df, findings = labelled(folder)
+    dls = finetune_dls(df, image_store(folder), findings, fraction=.5, bs=8, steps=3, size=32)
+    assert isinstance(dls, LabelDataLoaders) and len(dls.train) == 3
+    plain = dls.train.new()
+    assert sum(len(x) for x, _ in plain) == len(dls.train_ds)
+    assert dls.train.dataset.epoch == 0 and dls.train.dataset.train
