@@ -15,7 +15,7 @@ from functools import partial
 warnings.filterwarnings('ignore')
 import torch
 from refers_nb.core import get_device
-from refers_nb.evaluation.generate import write
+from refers_nb.models.generate import write
 from refers_nb.models.refers import refers_model
 
 

@@ -6,7 +6,7 @@ The house has layers, and imports point downwards only:
 |---|---|---|
 | `refers_nb` | errors, settings, the record of a run; `phantom`: drawn studies with true reports | nothing above |
 | `refers_nb.data` | files, reports, study tables, image stores, loaders; `sources`: one module per data set | the ground |
-| `refers_nb.models` | modules of torch, and files of weights | the ground, `data` |
+| `refers_nb.models` | modules of torch, files of weights, how reports are written | the ground, `data` |
 | `refers_nb.training` | losses, metrics, optimisers, callbacks, Learners, baselines | what is below |
 | `refers_nb.evaluation` | statistics, fairness, written reports, representations, experiments | what is below |
 | `refers_nb.demo`, `refers_nb.comparison`, `refers_nb.cli` | the demo, starts compared, the commands: arguments in, one call, words out | everything; nobody imports them |

@@ -23,11 +23,12 @@ from .evaluation.calibration import calibration_error, metrics_table, plot_relia
 from .evaluation.clinical import clinical_f1, compare_writers, report_metrics
 from .evaluation.compare import efficiency_tests, evaluate_runs
 from .evaluation.experiments import efficiency_table, label_efficiency, plot_label_efficiency
-from .evaluation.generate import generate, show_written, written_reports
+from .evaluation.generate import show_written, written_reports
 from .evaluation.represent import embed_studies, probe, retrieval
 from .evaluation.search import SearchIndex, show_hits
 from .evaluation.statistics import auroc_table, delong_test
 from .evaluation.zeroshot import zero_shot
+from .models.generate import generate
 from .models.hub import from_pretrained, load_checkpoint, load_encoder, push_to_hub, save_checkpoint
 from .models.refers import Refers, refers_config, refers_model
 from .models.vision import VisionEncoder, vision_encoder

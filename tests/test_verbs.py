@@ -1,4 +1,5 @@
 "What one does with a Learner of fastai, done with ours: a table of verbs, each run on every kind of Learner"
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 import matplotlib.pyplot as plt
@@ -14,14 +15,23 @@ from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback
 from fastai.callback.training import GradientAccumulation
 from fastai.interpret import Interpretation
 from fastai.learner import load_learner
+from fastai.torch_core import to_detach, to_float
 from PIL import Image
 from refers_nb.core import InputError
-from refers_nb.data.loaders import LabelDataLoaders
+from refers_nb.data.loaders import LabelDataLoaders, StudyDataLoaders
 from refers_nb.data.prepare import prepare
+from refers_nb.data.report import swap_sides
 from refers_nb.data.store import ImageStore
 from refers_nb.data.studies import read_studies
+from refers_nb.data.tokens import EncoderTokenizer, TensorReport, Tokenizer
+from refers_nb.data.views import Views
+from refers_nb.models.generate import generate
+from refers_nb.models.refers import Output, Refers, refers_config
+from refers_nb.training.callbacks import setup_progress
 from refers_nb.training.classifier import Classifier, MaskedBCE
 from refers_nb.training.finetune import classifier_learner
+from refers_nb.training.losses import RefersLoss
+from refers_nb.training.reports import pretrain_learner, RefersLists, WriteReports
 
 plt.switch_backend('agg')
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -64,7 +74,29 @@ def classifier_said(learn, said):
     assert names == list(probs.index[probs > .5]) == list(present.index[present])
 
 
-KINDS = dict(classifier=Kind(make_classifier, len, classifier_said, lambda film: [film]*3, 2))
+def make_reports(folder, path):
+    torch.manual_seed(0)
+    dls = StudyDataLoaders.from_table(folder, vocab=400, max_len=24, size=32, k=2, bs=8, path=path)
+    part = dict(width=64, heads=2)
+    config = refers_config(
+        vocab=len(dls.vocab), size=32, k=2, max_len=24, text=part | dict(depth=1), decoder=part | dict(ff=64))
+    config['vision']['name'] = 'test_vit'                        # timm's own for tests
+    return pretrain_learner(dls, Refers(config))
+
+
+def vectors(preds):
+    "Studies whose vectors were given, with or without those of their reports"
+    study, *text = [preds] if isinstance(preds, torch.Tensor) else preds
+    assert study.ndim == 2 and all(o.shape == study.shape for o in text)
+    return len(study)
+
+
+def report_said(learn, said): assert isinstance(said, str) and len(said.splitlines()) <= 1
+
+
+KINDS = dict(
+    classifier=Kind(make_classifier, len, classifier_said, lambda film: [film]*3, 2),
+    reports=Kind(make_reports, vectors, report_said, lambda film: [film, [film, film], [film]], 3))
 
 
 @pytest.fixture(params=KINDS)
@@ -491,3 +523,182 @@ def test_loaders_of_any_kind_make_new_ones(folder):
     plain = dls.train.new()
     assert sum(len(x) for x, _ in plain) == len(dls.train_ds)
     assert dls.train.dataset.epoch == 0 and dls.train.dataset.train
+
+
+# Reports alone
+
+@pytest.fixture(scope='module')
+def reports(folder, tmp_path_factory):
+    "A Learner of reports that has read the studies twice"
+    learn = setup_progress(make_reports(folder, tmp_path_factory.mktemp('reports')))
+    learn.loss_func.log_tau.requires_grad_()
+    learn.fit(2)
+    return learn
+
+
+def cosines(vectors):
+    study, text = (torch.nn.functional.normalize(o, dim=-1) for o in vectors)
+    return study @ text.T
+
+
+def test_the_loss_of_a_study(reports):
+    "Its own words, and its two questions of who belongs to whom; their means are the parts"
+    _, targets, losses = reports.get_preds(with_loss=True)
+    loss, dl = reports.loss_func, reports.dls.valid
+    batch = dl.one_batch()
+    plain = [o.as_subclass(torch.Tensor) for o in batch]
+    reports.model.eval()
+    with torch.no_grad():
+        out = reports.model(*plain)
+        whole, parts = loss(out, plain[2]), dict(loss.parts)
+        with reports.loss_not_reduced(): each = loss(out, plain[2])
+    assert torch.allclose(each, losses[:dl.bs], atol=1e-4) and loss.reduction == 'mean'
+    words = (plain[2][:, 1:] != 0).sum(1)
+    logp = out.logits[:, :-1].log_softmax(-1).gather(2, plain[2][:, 1:, None])[..., 0]
+    gen = -(logp*(plain[2][:, 1:] != 0)).sum(1)/words
+    match = each - gen
+    assert match.mean().item() == pytest.approx(parts['match'].item(), abs=1e-5)
+    assert ((gen*words).sum()/words.sum()).item() == pytest.approx(parts['gen'].item(), abs=1e-5)
+    assert whole.item() == pytest.approx(parts['gen'].item() + parts['match'].item(), abs=1e-5)
+
+
+@pytest.mark.parametrize('how', [{}, dict(beams=3), dict(max_len=8)], ids=str)
+def test_what_is_decoded_is_what_is_written(reports, how):
+    dl = reports.dls.valid
+    (study, text), given, decoded, losses = reports.get_preds(
+        with_decoded=True, with_loss=True, cbs=WriteReports(**how))
+    texts = [o for b in dl for o in generate(reports.model, *b[:2], reports.tok, **how).texts]
+    assert [reports.tok.decode(o) for o in decoded] == texts
+    assert [reports.tok.decode(o) for o in given] == [reports.tok.decode(reports.tok(o)) for o in dl.dataset.reports]
+    assert isinstance(decoded, TensorReport) and isinstance(given, TensorReport)
+
+
+def test_get_preds_of_what_is_asked_for(reports):
+    n = len(reports.dls.valid_ds)
+    (views, mask), (study, text), given = reports.get_preds(with_input=True)
+    assert isinstance(views, Views) and views.shape[:2] == mask.shape == (n, 2)
+    assert reports.get_preds(act=cosines)[0].shape == (n, n)
+    none, _, losses = reports.get_preds(with_preds=False, with_targs=False, with_loss=True)
+    assert none is None and len(losses) == n
+    loss = reports.loss_func
+    assert loss.decodes(loss.activation((study, text))).tolist() == cosines((study, text)).argmax(1).tolist()
+    with pytest.raises(InputError, match='without report vectors'): loss.decodes(study)
+
+
+def test_studies_without_a_report(reports, folder):
+    "Have the vectors that they have with one, and no others"
+    (study, _), given = reports.get_preds()
+    items = reports.dls.valid_ds.items.drop(columns='report')
+    alone, nothing = reports.get_preds(dl=reports.dls.test_dl(items))
+    assert torch.allclose(alone, study, atol=1e-5) and nothing is None
+    _, _, written = reports.get_preds(dl=reports.dls.test_dl(items), with_decoded=True)
+    assert len(written) == len(items)
+    with pytest.raises(InputError, match='no training study of the table has a report'):
+        StudyDataLoaders.from_table(read_studies(folder).assign(report=''), ImageStore(folder))
+
+
+def test_more_views_than_the_model_has(reports, film):
+    for item in ([film]*3, [film]*5, []):
+        with pytest.raises(InputError, match='give one to 2 for this model'): reports.predict(item)
+    assert reports.predict([film]) == reports.predict(film)
+
+
+def test_a_study_in_the_mirror(reports):
+    "Views and words change sides; cosines are the means of both"
+    (mirrored, plain), given = reports.tta(beta=None)
+    for beta in (0., .3, 1.):
+        vectors, _ = reports.tta(beta=beta)
+        assert torch.allclose(cosines(vectors), beta*cosines(plain) + (1 - beta)*cosines(mirrored), atol=1e-5)
+    items = reports.dls.valid_ds
+    views, mask, report = next(iter(reports.dls.valid))
+    swapped = reports.tok.batch([swap_sides(reports.tok.decode(o)) for o in report])[0]
+    with torch.no_grad():
+        out = reports.model.eval()(*(o.as_subclass(torch.Tensor) for o in (views.flip(-1), mask, swapped)))
+    assert torch.allclose(out.image_embeds, mirrored[0][:len(views)], atol=1e-5)
+    assert torch.allclose(out.text_embeds, mirrored[1][:len(views)], atol=1e-5)
+    sided = [o for o in items.reports if swap_sides(o) != o]
+    assert sided and not torch.allclose(*(o[1] for o in (mirrored, plain)))
+
+
+def test_the_temperature_is_kept(folder, tmp_path):
+    learn = setup_progress(make_reports(folder, tmp_path))
+    learn.loss_func.log_tau.requires_grad_()
+    learn.splitter = RefersLists(learn.model, learn.loss_func)
+    tau = learn.loss_func.tau.item()
+    learn.lr_find(num_it=12, show_plot=False)
+    assert learn.loss_func.tau.item() == tau
+    learn.save('before')
+    learn.fit(1)
+    assert learn.loss_func.tau.item() != tau
+    learn.export()
+    again = setup_progress(load_learner(tmp_path/'export.pkl'))
+    assert again.loss_func.tau.item() == learn.loss_func.tau.item()
+    assert again.splitter.loss is again.loss_func
+    learn.load('before', with_opt=False)
+    assert learn.loss_func.tau.item() == tau
+
+
+def test_lists_are_found_again(folder, tmp_path):
+    "Also what is frozen at present; and what a model is made with frozen stays so"
+    learn = setup_progress(make_reports(folder, tmp_path))
+    still = [p for o in learn.model.text.bert.encoder.layer for p in o.parameters()]
+    for p in still: p.requires_grad_(False)
+    learn.splitter = RefersLists(learn.model, learn.loss_func)
+    sizes = [len(o) for o in learn.splitter(learn.model)]
+    learn.freeze()
+    assert [len(o) for o in learn.splitter(learn.model)] == sizes
+    learn.fit(1, reset_opt=True)
+    learn.unfreeze()
+    assert not any(p.requires_grad for p in still)
+
+
+@pytest.mark.parametrize('changed, says', [
+    (dict(vocab=300), 'tokenizer of the model'), (dict(k=1), 'takes 1 views'), (dict(max_len=8), 'and 8 tokens')])
+def test_a_model_that_does_not_fit_the_loaders(reports, changed, says):
+    config = refers_config('tiny', **dict(vocab=len(reports.tok), size=32, k=2, max_len=24) | changed)
+    with pytest.raises(InputError, match=says): pretrain_learner(reports.dls, Refers(config))
+
+
+def test_weights_of_another_reader(reports):
+    path = reports.save('two_epochs')
+    other = pretrain_learner(reports.dls, 'tiny')
+    with pytest.raises(InputError, match='another model') as e: other.load(path)
+    assert len(str(e.value).splitlines()) == 1
+
+
+BERT = dict(model_type='bert', hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
+
+@pytest.mark.parametrize('encoder', ['none', 'its own pieces'])
+def test_other_report_encoders(folder, tmp_path, film, encoder):
+    "A model without one has vectors of studies alone; one with pieces of its own reads these"
+    dls = StudyDataLoaders.from_table(folder, vocab=400, max_len=24, size=32, k=2, bs=8, path=tmp_path)
+    own = Tokenizer.train(read_studies(folder)['report'], 320).hf
+    own.enable_padding(pad_id=0, pad_token='[PAD]')
+    text = None
+    if encoder != 'none':
+        for dl in dls.loaders: dl.dataset.tok.encoder_tokenizer = EncoderTokenizer(own, 30)
+        text = dict(hf=BERT | dict(vocab_size=own.get_vocab_size()))
+    config = refers_config('tiny', vocab=len(dls.vocab), size=32, k=2, max_len=24) | dict(text=text)
+    config['vision']['name'] = 'test_vit'
+    loss = RefersLoss(match=0. if text is None else 1.)
+    learn = setup_progress(pretrain_learner(dls, Refers(config), loss))
+    learn.metrics = learn.metrics[:2] if text is None else learn.metrics
+    learn.fit(1)
+    preds, _, decoded, losses = learn.get_preds(with_decoded=True, with_loss=True)
+    n = len(dls.valid_ds)
+    assert vectors(preds) == len(decoded) == len(losses) == n
+    assert isinstance(preds, torch.Tensor) == (text is None)
+    assert vectors(learn.tta()[0]) == n
+    report_said(learn, learn.predict(film))
+    learn.show_results(max_n=2)
+    Interpretation.from_learner(learn).plot_top_losses(2)
+    assert 'Total params' in str(learn.summary())
+    learn.export()
+    report_said(learn, load_learner(tmp_path/'export.pkl').predict(film))
+
+
+def test_outputs_are_tuples_that_fastai_makes_anew():
+    out = Output(torch.zeros(2, dtype=torch.half), torch.ones(2), torch.ones(2), torch.ones(2))
+    for o in (to_float(out), to_detach(out), pickle.loads(pickle.dumps(out)), out._replace(text_embeds=None)):
+        assert type(o) is Output and o.image_embeds.tolist() == [1, 1]
+    assert to_float(out).logits.dtype == torch.float32
