@@ -313,7 +313,7 @@ def test_bad_tables_are_named(data):
     for word, table in bad.items():
         with pytest.raises(InputError, match=word): labelled(table)
     with pytest.raises(InputError, match='image store'): finetune(df)
-    with pytest.raises(InputError, match='fraction 2'): finetune(df, store=store, fraction=2, **SMALL)
+    with pytest.raises(InputError, match='fraction is 2'): finetune(df, store=store, fraction=2, **SMALL)
     assert len(labelled(df.assign(view='LATERAL'), views='all')[0]) == len(df)
 
 

@@ -8,6 +8,7 @@ import pytest
 from kills import by_exception, by_signal
 from PIL import Image
 
+import refers_nb.data.radiograph as radiograph
 import refers_nb.data.store as R
 from refers_nb.core import InputError
 from refers_nb.data.grey import image_hash
@@ -126,6 +127,7 @@ def test_killed_by_a_signal_before_every_change(tmp_path, monkeypatch, kind, at_
 
 PROGRAM = '''
 import os, signal, sys
+import refers_nb.data.radiograph as radiograph
 import refers_nb.data.store as R
 root, out, n, kill, who = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5]
 write, written = R.Staging.write, [0]
@@ -199,11 +201,11 @@ def test_only_what_changed_is_decoded_again(tmp_path, monkeypatch):
     raw, out = tmp_path/'raw', tmp_path/'out'
     names = tree(raw, 20)
     decoded = []
-    decode = R.decode_radiograph
+    decode = radiograph.decode_radiograph
     def counted(path, *args):
         decoded.append(Path(path).name)
         return decode(path, *args)
-    monkeypatch.setattr(R, 'decode_radiograph', counted)
+    monkeypatch.setattr(radiograph, 'decode_radiograph', counted)
     def build(names=names, size=32, **kw):
         "Build the store; what was decoded for it"
         decoded.clear()

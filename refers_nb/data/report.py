@@ -11,7 +11,6 @@ __all__ = ['HEADINGS', 'QUALIFIERS', 'LONGEST_TEXT', 'mend_punctuation', 'unesca
 # %% ../../nbs/10_report.ipynb #8c005ae2
 import html, re, warnings
 from functools import lru_cache
-from ..core import InputError
 
 # %% ../../nbs/10_report.ipynb #3fb0e6b8
 _STRANDED = [ # pattern of what hangs in the air, and what takes its place
