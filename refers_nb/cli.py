@@ -366,7 +366,7 @@ def refers_report(
     s = settings(run_device=device, run_precision=precision)
 
     from refers_nb.core import get_device
-    from refers_nb.evaluation.generate import file_views, generate
+    from refers_nb.models.generate import file_views, generate
     from refers_nb.models.hub import checkpoint_config, checkpoint_folder, load_checkpoint
     folder = checkpoint_folder(checkpoint)
     model, tok = load_checkpoint(folder)

@@ -28,9 +28,10 @@ from ..locks import own_folder
 from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
 from ..settings import default
 from .callbacks import (
-    PlainTensors, Precision, ResumableLearner, setup_progress, StopOnNonFinite)
-from .classifier import Classifier, masked_bce
+    PlainTensors, Precision, setup_progress, StopOnNonFinite)
+from .classifier import Classifier, MaskedBCE
 from .finetune import BudgetLoader, image_store
+from .learner import ScheduledLearner
 from .metrics import auroc_metric
 from .optim import optimiser
 from refers_nb.training.pretext import (
@@ -126,7 +127,7 @@ def task_parts(
         return SimCLR(dict(vision=vision, out=128)), crop_loss, [contrastive_accuracy]
     if task == 'labels':
         model = Classifier(dict(vision=vision, findings=findings, frozen=False))
-        return model, masked_bce, [auroc_metric()]
+        return model, MaskedBCE(), [auroc_metric()]
     config = dict(vision=vision, width=width, depth=2, heads=width//32)
     if task == 'context': return ContextRestorer(config), restoration_loss, []
     return MaskedAutoencoder(dict(config, mask_ratio=.75)), restoration_loss, []
@@ -144,7 +145,7 @@ def images_learner(
     df,              # Study table with reports
     store,           # Image store that holds its images
     workers:int=0,   # Processes that load images
-)->ResumableLearner:
+)->ScheduledLearner:
     "Data, model, loss and learner of a pre-training from images"
     dls = image_dls(args, df, store, workers)
     config = refers_config(args.preset, size=args.size, drop_path=args.drop_path)
@@ -155,9 +156,9 @@ def images_learner(
         encoder = vision_encoder(vision['name'], args.size, args.weights, in_chans=1)
         model.vision.load_state_dict(encoder.state_dict())
     cbs = [PlainTensors(), Precision(args.dtype), StopOnNonFinite(), GradientClip(args.clip)]
-    learn = ResumableLearner(dls, model, loss, optimiser(args.opt, args.wd), args.lr,
-                             encoder_groups, cbs, metrics)
-    learn.max_lrs = [args.lr*args.vision_lr, args.lr]
+    learn = ScheduledLearner(
+        dls, model, loss, optimiser(args.opt, args.wd), splitter=encoder_groups, cbs=cbs,
+        metrics=metrics, max_lrs=[args.lr*args.vision_lr, args.lr])
     return setup_progress(learn)
 
 # %% ../../nbs/34c_baselines.ipynb #211fd7ad

@@ -32,7 +32,9 @@ class ResumableLearner(Learner):
 
     def _do_fit(self):
         "The epochs that are left"
-        for self.epoch in range(self.first_epoch, self.n_epoch):
+        first = self.first_epoch
+        self.first_epoch = 0                                 # for this fit alone
+        for self.epoch in range(first, self.n_epoch):
             self._with_events(self._do_epoch, 'epoch', CancelEpochException)
 
 # %% ../../nbs/32_callbacks.ipynb #0f5c1a4a
@@ -102,7 +104,7 @@ class StopOnNonFinite(Callback):
     def after_loss(self):
         "Look at the loss"
         if torch.isfinite(self.loss).all(): return
-        batch = self.dls.train.batch - 1
+        batch = getattr(self.dls.train, 'batch', self.iter + 1) - 1
         place = f'epoch {self.epoch}, batch {batch}' + self.batch_studies(batch)
         raise NonFiniteLoss(f'the loss is {self.loss.item()} at step {self.train_iter} ({place}). '
                             'No weight was changed. Lower the learning rate, '

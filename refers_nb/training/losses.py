@@ -18,11 +18,15 @@ def generation_loss(
     logits,            # Logits (bs, t, v)
     report,            # Tokens (bs, t): start, words, end, padding
     pad_id:int=0,      # Id that does not count
-):                     # Scalar, in nats per token
+    reduction:str='mean', # 'mean' over the words of the batch, or 'none': over those of each report
+):                     # Scalar or (bs,), in nats per token
     "L_gen: cross-entropy of the next token (paper, section 'Report generation')"
     guesses = logits[:, :-1].flatten(0, 1)                                  # (bs*(t-1), v)
     words = report[:, 1:].flatten()                                         # (bs*(t-1),)
-    return F.cross_entropy(guesses, words, ignore_index=pad_id)
+    if reduction == 'mean': return F.cross_entropy(guesses, words, ignore_index=pad_id)
+    each = F.cross_entropy(guesses, words, ignore_index=pad_id, reduction='none')
+    counts = (report[:, 1:] != pad_id).sum(1).clamp(min=1)                  # (bs,)
+    return each.view(len(report), -1).sum(1)/counts
 
 # %% ../../nbs/30_losses.ipynb #2b44762b
 def info_nce(
@@ -31,14 +35,17 @@ def info_nce(
     tau=.1,           # Temperature (paper: 0.1)
     lam:float=.75,    # Weight of study -> report; the rest is report -> study (paper: 0.75)
     same=None,        # (bs, bs) true where two reports are equal: no negatives (released: None)
-):                    # Scalar, in nats
+    reduction:str='mean', # 'mean' over the pairs, or 'none': of each pair
+):                    # Scalar or (bs,), in nats
     "L_match: symmetric InfoNCE over the batch (paper, 'Study-report representation consistency')"
     sim = F.normalize(study, dim=-1) @ F.normalize(text, dim=-1).T / tau    # (bs, bs)
     if same is not None:
         own = torch.eye(len(sim), dtype=torch.bool, device=sim.device)
         sim = sim.masked_fill(same & ~own, -torch.inf)
     target = torch.arange(len(sim), device=sim.device)
-    return lam*F.cross_entropy(sim, target) + (1 - lam)*F.cross_entropy(sim.T, target)
+    found_text = F.cross_entropy(sim, target, reduction=reduction)
+    found_study = F.cross_entropy(sim.T, target, reduction=reduction)
+    return lam*found_text + (1 - lam)*found_study
 
 # %% ../../nbs/30_losses.ipynb #273cf59c
 def gather(
@@ -63,8 +70,10 @@ def mean_across(
 def same_reports(
     report,        # Tokens (bs, t)
     pad_id:int=0,  # Id of padding
+    across:bool=True, # Also of the other ranks
 ):                 # (ranks*bs, ranks*bs) bool
     "Which studies of the batch, on all ranks, carry word for word the same report"
+    if not across: return (report[:, None] == report).all(-1)
     length = torch.tensor(report.shape[1:], device=report.device)             # (1,)
     missing = int(gather(length).max()) - report.shape[1]
     whole = gather(F.pad(report, (0, missing), value=pad_id))                 # (ranks*bs, t)
@@ -81,10 +90,13 @@ class RefersLoss(nn.Module):
         learn_tau:bool=False, # Learn the temperature, from `tau` on (paper: fixed)
         mask_same:bool=True,  # Equal reports are no negatives of each other (released: they are)
         pad_id:int=0,         # Id of padding
+        reduction:str='mean', # 'mean', or 'none': the loss of each study
     ):
         super().__init__()
         if tau <= 0: raise InputError(f'tau is {tau}: the temperature must be above 0')
-        store_attr('lam,gen,match,mask_same,pad_id')
+        if reduction not in ('mean', 'none'):
+            raise InputError(f"reduction is {reduction!r}: 'mean' or 'none'")
+        store_attr('lam,gen,match,mask_same,pad_id,reduction')
         self.log_tau = nn.Parameter(torch.tensor(float(tau)).log(), requires_grad=learn_tau)
         self.parts = {}
 
@@ -98,22 +110,53 @@ class RefersLoss(nn.Module):
 def match_loss(self:RefersLoss,
     out,    # `Output` with report vectors
     report, # Tokens (bs, t)
-):          # Scalar
-    "L_match over the batch of all ranks"
-    same = same_reports(report, self.pad_id) if self.mask_same else None
-    return info_nce(gather(out.image_embeds), gather(out.text_embeds), self.tau, self.lam, same)
+):          # Scalar over the batch of all ranks, or (bs,) over that of this one
+    "L_match"
+    each = self.reduction == 'none'
+    same = same_reports(report, self.pad_id, across=not each) if self.mask_same else None
+    vectors = out.image_embeds, out.text_embeds
+    if not each: vectors = map(gather, vectors)
+    return info_nce(*vectors, self.tau, self.lam, same, self.reduction)
+
+@patch
+def gen_loss(self:RefersLoss,
+    out,    # `Output`
+    report, # Tokens (bs, t)
+):          # Scalar over the words of all ranks, or (bs,)
+    "L_gen"
+    loss = generation_loss(out.logits, report, self.pad_id, self.reduction)
+    if self.reduction == 'none': return loss
+    return mean_across(loss, (report[:, 1:] != self.pad_id).sum())
 
 @patch
 def forward(self:RefersLoss,
     out,    # `Output` of the model
     report, # Tokens (bs, t)
-):          # Scalar
+):          # Scalar, or (bs,) with `reduction='none'`
     "The weighted sum of both losses (paper, equation of L)"
     can_match = out.text_embeds is not None
     if self.match and not can_match:
         raise InputError('This model has no report encoder: only match=0 can train it')
-    words = (report[:, 1:] != self.pad_id).sum()
-    gen = mean_across(generation_loss(out.logits, report, self.pad_id), words)
-    match = self.match_loss(out, report) if can_match else gen.new_zeros(())
-    self.parts = dict(gen=gen.detach(), match=match.detach())
+    gen = self.gen_loss(out, report)
+    match = self.match_loss(out, report) if can_match else torch.zeros_like(gen)
+    self.parts = dict(gen=gen.detach().mean(), match=match.detach().mean())
     return self.gen*gen + self.match*match
+
+# %% ../../nbs/30_losses.ipynb #a9d70ffe
+@patch
+def activation(self:RefersLoss,
+    vectors # Study vectors (n, s) and report vectors (n, s), or an `Output`
+):          # The same
+    "Vectors are what they are"
+    return vectors
+
+@patch
+def decodes(self:RefersLoss,
+    vectors # Study vectors (n, s) and report vectors (n, s), or an `Output`
+):          # (n,)
+    "For each study the place of the report that is most similar"
+    if hasattr(vectors, 'image_embeds'): vectors = vectors.image_embeds, vectors.text_embeds
+    if isinstance(vectors, torch.Tensor) or vectors[1] is None:
+        raise InputError('without report vectors there is nothing to find a report by')
+    study, text = (F.normalize(o, dim=-1) for o in vectors)
+    return (study @ text.T).argmax(1)
