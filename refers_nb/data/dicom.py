@@ -229,7 +229,7 @@ def shows_film(
 
 # %% ../../nbs/11b_dicom.ipynb #5ae3bc82
 def natural_range(
-    x,  # Stored values that count, integer array
+    x,  # Stored values that count, integer array; of 8 and 16 bits the ends of their range will do
     ds, # Their dataset
 ):      # Two floats, in units of the modality
     "Black and white without a window: of 8 bits all that can be stored, else the range"
@@ -249,9 +249,9 @@ class GreyRule(NamedTuple):
     window_missed:bool # Whether the header's own first rule was passed over
 
 def grey_rule(
-    x,  # Stored values that count, integer array
-    ds, # Their dataset
-    few=None, # Some of them, for a quick look
+    x,        # Stored values that count, see `natural_range`
+    ds,       # Their dataset
+    few=None, # Some of them, for a quick look; default: all
 )->GreyRule:
     "The first rule of a header that shows the film, else that of its range"
     black, white = natural_range(x, ds)
@@ -285,12 +285,13 @@ def grey_values(
     also = padding(x, ds)
     if pad is None or (also is not None and not (pad | also).all()):
         pad = also if pad is None else pad | also
-    counts = np.ones(x.shape, bool) if pad is None else ~pad
-    shown = x if pad is None else x[counts]
+    shown = x if pad is None else x[~pad]
     step = max(1, int((x.size/2**16)**.5))
-    few = x[::step, ::step][counts[::step, ::step]]
-    rule = grey_rule(shown, ds, few if few.size else shown)
+    few = x[::step, ::step]
+    if pad is not None: few = few[~pad[::step, ::step]]
     lo, hi = int(shown.min()), int(shown.max())
+    ends = shown if x.itemsize > 2 else np.array([lo, hi], x.dtype)
+    rule = grey_rule(ends, ds, few if few.size else shown)
     grey = lambda v: presentation(np.clip(v, lo, hi), ds, rule.apply)
     img = map_values(grey, x, lo, hi)
     if pad is not None: img[pad] = 0

@@ -39,6 +39,7 @@ def grey_picture(
         return over_black(x, None if key is None else x != key)
     if im.mode in ('1', 'L'):
         x = np.array(im.convert('L'))
+        if key is None: return x
         seen = x != key
         return x*seen if seen.any() else x
     if im.mode == 'La': im = im.convert('LA')
