@@ -10,7 +10,8 @@ from .core import InputError, get_device, get_dtype
 from .data.card import describe, plot_studies
 from .data.copies import duplicates
 from .data.labeller import label_report, label_reports, labels_from
-from .data.loaders import Augment, LabelItems, StudyItems, Views, label_dls, study_dls
+from .data.loaders import (
+    Augment, LabelDataLoaders, LabelItems, StudyDataLoaders, StudyItems, Views, label_dls, study_dls)
 from .data.prepare import prepare
 from .data.radiograph import load_radiograph, read_radiograph
 from .data.report import findings_impression, read_report, sections, sentences, swap_sides
@@ -36,9 +37,11 @@ from .phantom import Phantoms, phantoms
 from .settings import settings
 from .training.baselines import baseline, baselines
 from .training.callbacks import Checkpoint, Precision, SaveHistory, TensorBoardLogger
-from .training.classifier import Classifier
+from .training.classifier import Classifier, ClassifierLearner
 from .training.finetune import finetune, finetune_learner
+from .training.interpret import MultiLabelInterpretation
 from .training.losses import RefersLoss, generation_loss, info_nce
 from .training.metrics import auroc, linear_probe, macro_auroc, recall_at
 from .training.optim import adamw, paper_sgd, warmup_cosine
 from .training.pretrain import PHANTOM_RECIPE, pretrain, pretrain_learner
+from .training.reports import ReportLearner
