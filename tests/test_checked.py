@@ -111,6 +111,14 @@ def test_a_list_of_rejected_files_that_is_none_is_written_anew(copy, content):
     assert len(ImageStore.build(*rebuild(copy))) == 11
     assert (copy/'rejected.csv').read_bytes() == right
 
+@pytest.mark.parametrize('name', ['images.npy', 'index.parquet', 'rejected.csv'])
+def test_a_folder_in_the_place_of_a_file_is_told(copy, name):
+    (copy/name).unlink()
+    (copy/name/'below').mkdir(parents=True)
+    with pytest.raises(InputError, match=f'{name}: a folder; move it away'): ImageStore.build(*rebuild(copy))
+    shutil.rmtree(copy/name)
+    assert len(ImageStore.build(*rebuild(copy))) == 11
+
 def test_a_device_in_the_place_of_a_list_is_replaced(copy):
     for target in ('/dev/zero', 'nowhere', 'rejected.csv'):
         (copy/'rejected.csv').unlink()
