@@ -47,7 +47,7 @@ def save(path, x):
     lambda x: x[:-1], lambda x: np.concatenate([x, x[:2]]), lambda x: x[:, :, :30], lambda x: x.transpose(1, 0, 2),
     lambda x: x.astype('i1'), lambda x: x.astype('f8'), lambda x: x.astype(bool), lambda x: np.asfortranarray(x),
     lambda x: x[:, None], lambda x: x.reshape(len(x), -1), lambda x: x[:, 4:20, 4:20], lambda x: np.roll(x, 3, 0),
-    lambda x: x[::-1], lambda x: 255 - x, lambda x: np.array([dict()]*len(x), object), lambda x: np.float32(1)])
+    lambda x: x[::-1], lambda x: 255 - x, lambda x: x*0, lambda x: np.where(np.arange(11)[:, None, None] > 3, x, 0).astype('u1'), lambda x: np.array([dict()]*len(x), object), lambda x: np.float32(1)])
 def test_images_that_are_not_those_of_the_build(copy, change):
     x = np.load(copy/'images.npy')
     save(copy/'images.npy', change(x))
@@ -110,6 +110,21 @@ def test_a_list_of_rejected_files_that_is_none_is_written_anew(copy, content):
     (copy/'rejected.csv').write_bytes(content if isinstance(content, bytes) else content.encode())
     assert len(ImageStore.build(*rebuild(copy))) == 11
     assert (copy/'rejected.csv').read_bytes() == right
+
+@pytest.mark.parametrize('name', ['images.npy', 'index.parquet', 'rejected.csv'])
+def test_a_folder_in_the_place_of_a_file_is_told(copy, name):
+    (copy/name).unlink()
+    (copy/name/'below').mkdir(parents=True)
+    with pytest.raises(InputError, match=f'{name}: a folder; move it away'): ImageStore.build(*rebuild(copy))
+    shutil.rmtree(copy/name)
+    assert len(ImageStore.build(*rebuild(copy))) == 11
+
+def test_a_device_in_the_place_of_a_list_is_replaced(copy):
+    for target in ('/dev/zero', 'nowhere', 'rejected.csv'):
+        (copy/'rejected.csv').unlink()
+        (copy/'rejected.csv').symlink_to(target)
+        assert len(ImageStore.build(*rebuild(copy))) == 11
+        assert (copy/'rejected.csv').read_text() == 'path,reason\n' and not (copy/'rejected.csv').is_symlink()
 
 @pytest.mark.parametrize('ready', [
     {'../../run.json': 'images.npy'}, {'x': '../run.json'}, {'x.npy': 'images.npy'}, [], {'a': 1, 'b': 2, 'c': 3}, 'x', None])

@@ -42,7 +42,7 @@ def test_a_lost_image_is_not_replaced_by_another_of_its_name(tmp_path):
     (['cases/anna/1.jpg', 'cases/bert/2.jpg'], ['cases/carl/1.png', 'cases/bert/2.png']),
     (['train/NORMAL/1.png', 'train/NORMAL/2.png'], ['test/NORMAL/1.png', 'train/NORMAL/2.png']),
     (['P1\\A.PNG', 'P2\\B.PNG'], ['q1/a.png', 'p2/b.png']),
-    (['/home/me/cxr/p1/s1/a.png', '/home/me/cxr/p2/s1/b.png'], ['p3/s1/a.png', 'p2/s1/b.png']),
+    (['/data/me/cxr/p1/s1/a.png', '/data/me/cxr/p2/s1/b.png'], ['p3/s1/a.png', 'p2/s1/b.png']),
     (['p1/a', 'p2/b'], ['p9/a.png', 'p2/b.png']),
     (['p1/view1.png', 'p2/view2.png'], ['view1.png', 'p2/view2.png'])])
 def test_no_image_of_another_folder(tmp_path, names, files):
