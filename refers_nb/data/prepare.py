@@ -12,7 +12,7 @@ __all__ = ['DIGESTS', 'CHECKSUM_LINE', 'SOURCES', 'TERMS', 'SHARED_OPTIONS', 'pa
 import hashlib, inspect, re
 from pathlib import Path
 import pandas as pd
-from ..core import atomic, InputError
+from ..core import atomic, InputError, writing
 from .card import describe, plot_studies
 from .copies import duplicates
 from .radiograph import check_paths
@@ -308,7 +308,7 @@ def prepare(
     if checksums: check_checksums(checksums)
     args = dict(source=source, raw=str(raw), size=size, resize_mode=resize_mode,
                 max_rejected=max_rejected, copies=copies, **kw)
-    with own_folder(out):
+    with own_folder(out), writing(out):
         check_source(out, source)
         df, gaps = read_source(source, raw, out, kw)
         drawn = boxes(source, raw, df)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import InputError, atomic
+from ..data.checked import ordinary_file
 from .calibration import metrics_table, plot_reliability, plot_roc
 from refers_nb.evaluation.fairness import (
     known_and_training, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table,
@@ -171,7 +172,7 @@ def read_results(
     folder # By `label_efficiency`
 )->pd.DataFrame:
     "Its results.csv; names stay text; `InputError` for a file that is none"
-    path = Path(folder)/'results.csv'
+    path = ordinary_file(Path(folder)/'results.csv', 'a table of results')
     again = 'run label_efficiency (refers-finetune) again'
     try: df = pd.read_csv(path, dtype=dict(dataset=str, init=str),
                           keep_default_na=False, na_values=dict(auroc=['']))
