@@ -219,7 +219,7 @@ def test_small_files_that_would_fill_the_memory(tmp_path, monkeypatch):
 def test_records_that_are_none(tmp_path, content):
     (tmp_path/'run.json').write_bytes(content)
     with pytest.raises(InputError, match='run.json: damaged'): read_record(tmp_path/'run.json')
-    with pytest.raises(InputError, match='prepare the folder again'): described(tmp_path)
+    with pytest.raises(InputError, match='make the folder anew'): described(tmp_path)
 
 @pytest.mark.parametrize('record', [
     {}, {'args': 3}, {'args': {'source': ['x']}}, {'source': {'a': 1}}, {'source': 7}, {'args': {'source': None}}])
