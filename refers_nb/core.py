@@ -148,6 +148,7 @@ def atomic(
         with writing(path):
             tmp.touch()
             mode = tmp.stat().st_mode   # as the umask says: some libraries write for the owner alone
+            tmp.unlink()
             yield tmp
         with writing(path):
             tmp.chmod(mode)

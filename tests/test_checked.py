@@ -222,7 +222,7 @@ def test_records_that_are_none(tmp_path, content):
     with pytest.raises(InputError, match='make the folder anew'): described(tmp_path)
 
 @pytest.mark.parametrize('record', [
-    {}, {'args': 3}, {'args': {'source': ['x']}}, {'source': {'a': 1}}, {'source': 7}, {'args': {'source': None}}])
+    {}, {'args': {'source': ['x']}}, {'source': {'a': 1}}, {'source': 7}, {'args': {'source': None}}])
 def test_a_record_that_tells_nothing(tmp_path, record):
     (tmp_path/'run.json').write_text(json.dumps(record))
     assert described(tmp_path) == dict(source='not recorded', terms='not recorded')

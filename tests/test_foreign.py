@@ -118,7 +118,7 @@ def test_a_model_larger_than_its_file_is_never_made(copy, path, value, monkeypat
         made.append(torch.empty(1).device.type)
         plain(self, *args, **kwargs)
     monkeypatch.setattr(torch.nn.Module, '__init__', init)
-    with pytest.raises(InputError, match='another architecture'): load_checkpoint(copy)
+    with pytest.raises(InputError, match='another architecture|must be a multiple of 14'): load_checkpoint(copy)
     assert set(made) == {'meta'}
 
 

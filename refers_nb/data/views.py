@@ -10,6 +10,7 @@ __all__ = ['RIGHT', 'WRONG', 'UNKNOWN', 'normalise', 'denormalise', 'Views', 'Fi
 import textwrap
 import numpy as np
 import torch
+from fastai.interpret import plot_top_losses
 from fastai.torch_core import TensorBase
 from fastcore.basics import patch
 from fastcore.xtras import truncstr
@@ -141,7 +142,7 @@ def loss_titles(losses):
     "Words above what was hardest"
     return [f'loss {o:.2f}' for o in losses]
 
-@dispatch
+@plot_top_losses.dispatch
 def plot_top_losses(x:Views, y:Findings, samples, outs, raws, losses, **kwargs):
     "Images with the highest losses, probabilities beside the labels"
     images, targets = zip(*samples)
@@ -149,7 +150,7 @@ def plot_top_losses(x:Views, y:Findings, samples, outs, raws, losses, **kwargs):
     said = np.asarray(raws, float)
     return show_findings(images, y.names, true, said, loss_titles(losses), **kwargs)
 
-@dispatch
+@plot_top_losses.dispatch
 def plot_top_losses(x:Views, y:TensorReport, samples, outs, raws, losses, **kwargs):
     "Studies with the highest losses, with their reports"
     views, masks, reports = zip(*samples)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.interpret import plot_top_losses
 from fastai.learner import Learner, Metric
 from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
@@ -299,7 +300,7 @@ def show_results(self:ReportLearner,
     return dl.show_results(batch, texts, max_n=max_n, **kwargs)
 
 # %% ../../nbs/32b_reports.ipynb #10b4e881
-@dispatch
+@plot_top_losses.dispatch
 def plot_top_losses(x:Views, y:TensorReport, samples, outs, raws, losses, **kwargs):
     "Studies whose reports cost most, the report given and the report written, for fastai"
     views, masks, given = zip(*samples)
