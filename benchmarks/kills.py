@@ -163,12 +163,16 @@ class Series:
     def kill(self, name, out):
         "Start a run and kill it; whether it was still there"
         number, all_of_it = self.rng.choice(SIGNALS), self.rng.random() < .3
+        began = time.monotonic()
         p = start(self.runs[name], out)
         try: p.wait(self.moment(name))
         except subprocess.TimeoutExpired: pass
+        took = time.monotonic() - began
         was_there, code = signalled(p, number, all_of_it)
         if not was_there:
             self.late += 1
+            quiet, before = self.times[name]                   # the machine is faster now, or less was left to do
+            self.times[name] = min(quiet, .8*took), max(.8*before, took)
             if code: self.wrong.append(f'{name} ended by itself with {code}: {errors(out)[-1500:]}')
             return False
         self.sent[name, number] += 1
