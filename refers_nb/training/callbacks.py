@@ -392,6 +392,7 @@ class StepsBar(Callback):
     def after_fit(self):
         "Close it"
         if self.bar is not None: self.bar.close()
+        self.bar = None                                     # it holds a stream, which no file can
 
 # %% ../../nbs/32_callbacks.ipynb #b1825d8b
 def print_epoch(
