@@ -33,7 +33,7 @@ test:      # Everything but the long series: about ten minutes on two cores
 	@echo 'Where the time went:' && cat $(TIMES) && rm -f $(TIMES)
 
 repository: .venv/.installed # Notebooks, modules, README, pages and packaging are in step
-	$(call part,repository,python -m pytest -n 2 tests/test_repository.py)
+	$(call part,repository,python -m pytest -n 2 -m 'not slow' tests/test_repository.py)
 
 notebooks: .venv/.installed  # Every notebook from a clean kernel
 	$(call part,notebooks,nbdev-test nbs --n-workers 2 --timing)

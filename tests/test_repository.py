@@ -232,6 +232,7 @@ def test_links_of_the_front_pages_lead_somewhere(file):
     if file == 'README.md': assert any(o.endswith(('.png', '.svg')) for o in links), 'no picture of the method'
 
 
+@pytest.mark.slow
 def test_docs_are_built_and_their_links_lead_somewhere(tmp_path):
     "What `make docs` does"
     out = docs(tmp_path/'docs')

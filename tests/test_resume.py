@@ -138,7 +138,7 @@ def test_killed_again_and_again_is_bit_for_bit(table, whole, tmp_path, kill, whe
     check_same(whole, out)
 
 
-@pytest.mark.parametrize('where, n', [('step', 5), ('save', 3)])
+@pytest.mark.parametrize('where, n', [('step', 5), pytest.param('save', 3, marks=pytest.mark.slow)])
 def test_killed_by_the_system_is_bit_for_bit(table, whole, tmp_path, where, n):
     out = tmp_path/'run'
     kill_process(table, out, where, n)
@@ -199,7 +199,9 @@ def run_process(table, out, where, n):
 
 
 @pytest.mark.parametrize('name, n, code', [
-    ('SIGTERM', 5, 143), ('SIGINT', 3, 130), pytest.param('SIGTERM', 1, 143, marks=pytest.mark.slow)])
+    ('SIGTERM', 5, 143),
+    pytest.param('SIGINT', 3, 130, marks=pytest.mark.slow),
+    pytest.param('SIGTERM', 1, 143, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_its_state_and_goes_on_bit_for_bit(table, whole, tmp_path, name, n, code):
     out = tmp_path/'run'
     r = run_process(table, out, name, n)
