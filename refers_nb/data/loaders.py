@@ -202,8 +202,8 @@ def study_dls(
     reported = df[df['report'].str.strip() != '']
     def loader(split, train):
         "Loader of one split"
-        part = df[df['split'] == split]
         split_rows(reported, split, 'study with a report')
+        part = df[df['split'] == split]
         items = StudyItems(part, store, tok, k, train=train, flip=flip, seed=seed)
         return StudyLoader(items, bs, augment, train, seed, device=device, num_workers=workers)
     loaders = loader('train', True), loader('valid', False)

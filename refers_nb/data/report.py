@@ -255,7 +255,8 @@ def headings_of(
     alike = len({(o.isupper(), o[0].isupper()) for o in both}) == 1
     if not in_order or not alike: return strict
     inside = {i for m in strict for i in range(*m.span())}
-    return sorted(strict + [m for m in small if m.start() not in inside], key=lambda m: m.start())
+    outside = [m for m in small if m.start() not in inside]
+    return sorted(strict + outside, key=re.Match.start)
 
 # %% ../../nbs/10_report.ipynb #bb30c427
 _STAMP = re.compile(r'''

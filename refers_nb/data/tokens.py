@@ -86,7 +86,8 @@ def learn_common(
     "Learn pieces from the words of several patients alone"
     reports = [words_in(hf, text) for text in texts]
     common = common_words(reports, patients, least)
-    texts = [BETWEEN.join(o for o in words if o in common) for words in reports]
+    shared = [[word for word in words if word in common] for words in reports]
+    texts = [BETWEEN.join(words) for words in shared]
     whole = hf.normalizer, hf.pre_tokenizer
     hf.normalizer = normalizers.Sequence([])
     hf.pre_tokenizer = pre_tokenizers.Sequence([

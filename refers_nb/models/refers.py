@@ -156,9 +156,11 @@ def refers_groups(
     still=None,   # Names of parameters that never learn; default: those that do not at present
 )->list:          # Three lists of parameters
     "fastai splitter: vision encoder, report encoder, and fusion with decoder"
-    if still is None: still = [k for k, p in model.named_parameters() if not p.requires_grad]
+    parameters = dict(model.named_parameters())
+    if still is None:
+        still = [name for name, parameter in parameters.items() if not parameter.requires_grad]
     groups = {'vision': [], 'text': [], 'rest': []}
-    for name, parameter in model.named_parameters():
+    for name, parameter in parameters.items():
         if name in still: continue
         part = name.split('.')[0]
         groups[part if part in groups else 'rest'].append(parameter)

@@ -276,8 +276,8 @@ def check_place(self:Checkpoint, state):
     if batch and not abs(place['pct'] - done) < 1e-3:
         raise self.refuse(f"{place['pct']!r} of the run cannot be done at step {step}")
     columns = len([o for o in self.recorder.metric_names if o not in ('epoch', 'time')])
-    rows = [len(row) for row in state['values'] if all(isinstance(o, float) for o in row)]
-    if rows != [columns]*epoch: raise self.refuse(f'its table is not that of {epoch} epochs')
+    table = [[type(value) for value in row] for row in state['values']]
+    if table != [[float]*columns]*epoch: raise self.refuse(f'its table is not that of {epoch} epochs')
     smooth = state['smooth_loss']
     if not (is_count(smooth['count'], math.inf) and smooth['val'].numel() == 1):
         raise self.refuse('the mean of its losses is none')

@@ -213,7 +213,9 @@ def words_of_cells(
 ):       # Series of sets
     "The words of each cell of a column"
     cells = [o for o in text.unique() if not _LIST.fullmatch(o)]
-    separator = next((o for o in '|;,' if any(o in cell for cell in cells)), '|')
+    everything = ''.join(cells)
+    used = [mark for mark in '|;,' if mark in everything]
+    separator = used[0] if used else '|'
     words = {o: listed_words(o, separator) for o in text.unique()}
     times = Counter(word for cell in text for word in words[cell])
     spelling = {}
