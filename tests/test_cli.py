@@ -1,5 +1,5 @@
 "Commands and demo: help at once, the whole way on small phantoms, one clear line and exit code 1 on bad input"
-import contextlib, inspect, io, json, os, runpy, subprocess, sys
+import inspect, json, os, subprocess, sys
 from pathlib import Path
 
 import pandas as pd
@@ -26,27 +26,6 @@ def run(*args, timeout=240):
     p = subprocess.run([BIN/args[0], *map(str, args[1:])], capture_output=True, text=True, timeout=timeout,
                        env=env, cwd='/')
     return p.returncode, p.stdout, p.stderr
-
-
-@pytest.fixture(scope='module')
-def call():
-    "What `run` gives, in this process, from the script that pip installed"
-    patch = pytest.MonkeyPatch()
-    for o in os.environ:
-        if o.startswith('REFERS_NB_'): patch.delenv(o)
-    def command(*args, **env):
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        to_text = contextlib.ExitStack()
-        to_text.enter_context(contextlib.redirect_stdout(out))
-        to_text.enter_context(contextlib.redirect_stderr(err))
-        with patch.context() as p, contextlib.chdir('/'), to_text:
-            for name, value in env.items(): p.setenv(name, value)
-            p.setattr(sys, 'argv', [str(BIN/args[0]), *map(str, args[1:])])
-            try: runpy.run_path(sys.argv[0], run_name='__main__')
-            except SystemExit as e: code = e.code or 0
-        return code, out.getvalue(), err.getvalue()
-    yield command
-    patch.undo()
 
 
 def refused(command, result, word):

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from PIL import Image
 
+from small_studies import tiny_writer
 from refers_nb.core import InputError
 from refers_nb.data.loaders import Augment
-from refers_nb.data.tokens import Tokenizer
 from refers_nb.models.decoder import ReportDecoder, attention_weights
 from refers_nb.models.generate import (
     EOS, PAD, SOS, beam_search, file_views, generate, logits_processors, write)
@@ -247,12 +247,7 @@ def test_what_cannot_be_is_said(bad, says):
 # The model
 
 @pytest.fixture(scope='module')
-def model():
-    torch.manual_seed(0)
-    tok = Tokenizer.train(['no effusion. the heart is large.', 'left effusion, no oedema']*4, vocab=300, max_len=20)
-    m = Refers(refers_config('tiny', vocab=len(tok), size=32, k=3, max_len=20)).eval()
-    with torch.no_grad(): m.decoder.words.weight *= 6
-    return m,tok
+def model(): return tiny_writer()
 
 
 @pytest.mark.parametrize('fusion', ['attention', 'gate'])

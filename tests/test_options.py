@@ -1,6 +1,5 @@
 "Options out of their range, whatever the command: one line, exit code 1 or 2, nothing written"
-import contextlib, io, os, runpy, sys
-from pathlib import Path
+from functools import partial
 
 import pandas as pd
 import pytest
@@ -10,25 +9,11 @@ from refers_nb.data.prepare import prepare, source_options, SOURCES, typed_optio
 from refers_nb.data.sources.phantom import phantom_studies
 from refers_nb.data.studies import read_studies, split_patients, write_studies
 
-BIN = Path(sys.executable).parent
-
 
 @pytest.fixture(scope='module')
-def call():
-    "Exit code, output and error lines of a command, in this process"
-    patch = pytest.MonkeyPatch()
-    for o in [*os.environ]:
-        if o.startswith('REFERS_NB_'): patch.delenv(o)
-    patch.setenv('REFERS_NB_PROGRESS', '0')
-    def command(*args):
-        out, err, code = io.StringIO(), io.StringIO(), 0
-        with patch.context() as p, contextlib.chdir('/'), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            p.setattr(sys, 'argv', [str(BIN/args[0]), *map(str, args[1:])])
-            try: runpy.run_path(sys.argv[0], run_name='__main__')
-            except SystemExit as e: code = e.code or 0
-        return code, out.getvalue(), err.getvalue()
-    yield command
-    patch.undo()
+def call(call):
+    "The same without progress"
+    return partial(call, REFERS_NB_PROGRESS='0')
 
 
 @pytest.fixture(scope='module')

@@ -7,20 +7,14 @@ import torch
 from memory import Store
 from refers_nb.core import InputError
 from refers_nb.data.loaders import Augment
-from refers_nb.data.tokens import Tokenizer
 from refers_nb.evaluation.clinical import report_metrics
 from refers_nb.evaluation.generate import evaluate_writing, generate_all, written_reports
 from refers_nb.models.generate import generate
-from refers_nb.models.refers import Refers, refers_config
+from small_studies import tiny_writer
 
 
 @pytest.fixture(scope='module')
-def model():
-    torch.manual_seed(0)
-    tok = Tokenizer.train(['no effusion. the heart is large.', 'left effusion, no oedema']*4, vocab=300, max_len=20)
-    m = Refers(refers_config('tiny', vocab=len(tok), size=32, k=3, max_len=20)).eval()
-    with torch.no_grad(): m.decoder.words.weight *= 6
-    return m,tok
+def model(): return tiny_writer()
 
 
 LETTERS = 'abcdefghijkl'
