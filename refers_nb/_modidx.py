@@ -118,7 +118,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'refers_nb/data/checked.py'),
                                         'refers_nb.data.checked.copy_rows': ('checked.html#copy_rows', 'refers_nb/data/checked.py'),
                                         'refers_nb.data.checked.has_rows': ('checked.html#has_rows', 'refers_nb/data/checked.py'),
-                                        'refers_nb.data.checked.ordinary_file': ('checked.html#ordinary_file', 'refers_nb/data/checked.py'),
                                         'refers_nb.data.checked.read_images': ('checked.html#read_images', 'refers_nb/data/checked.py'),
                                         'refers_nb.data.checked.read_index': ('checked.html#read_index', 'refers_nb/data/checked.py'),
                                         'refers_nb.data.checked.read_parquet': ('checked.html#read_parquet', 'refers_nb/data/checked.py'),

@@ -31,7 +31,7 @@ KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a named pipe', stat.S_IFSOCK: 
 def check_file(
     path,           # A file, or a link to one
     most:int=None,  # Bytes at most; None: any number
-    what:str='file' # What it should be, for the message
+    what:str='a file' # What it should be, for the message
 )->Path:
     "`InputError` unless this is a plain file that may be read and is no larger; it is not opened"
     path = Path(path)
@@ -39,14 +39,14 @@ def check_file(
     except PermissionError as e:
         raise InputError(f'{path} may not be read: a folder above it is closed to you') from e
     except (OSError, ValueError) as e:
-        missing = 'a link that leads nowhere' if os.path.islink(path) else 'missing'
-        raise InputError(f'{shown(path, 300)} is {missing}: no {what} there') from e
+        found = 'a link that leads nowhere' if os.path.islink(path) else 'no such file'
+        raise InputError(f'{shown(path, 300)}: {found}; expected {what}') from e
     kind = KINDS.get(stat.S_IFMT(status.st_mode))
-    if kind: raise InputError(f'{path} is {kind}, not a {what}')
+    if kind: raise InputError(f'{path} is {kind}; expected {what}')
     if not os.access(path, os.R_OK):
         raise InputError(f'{path} may not be read: it needs the permission to (chmod +r)')
     if most is not None and status.st_size > most:
-        raise InputError(f'{path} has {status.st_size:,} bytes, which is too many for a {what}: '
+        raise InputError(f'{path} has {status.st_size:,} bytes, which is too many for {what}: '
                          f'at most {most:,}')
     return path
 
@@ -54,7 +54,7 @@ def check_file(
 def read_text(
     path,           # A plain file
     most:int=2**22, # Bytes at most
-    what:str='file' # What it should be, for the message
+    what:str='a file' # What it should be, for the message
 )->str:
     "The text of a small file; `InputError` where it is none"
     path = check_file(path, most, what)
@@ -83,7 +83,7 @@ def parse_json(
 def read_json(
     path,           # A plain file
     most:int=2**22, # Bytes at most
-    what:str='file' # What it should be, for the message
+    what:str='a file' # What it should be, for the message
 ):
     "What a small file of JSON says; `InputError` where it is none"
     return parse_json(read_text(path, most, what), path)
@@ -138,7 +138,7 @@ def tensor_table(
         "A tensor of the shape and kind that the table names"
         kind = KINDS_OF_NUMBERS.get(entry.get_dtype(), 'int64')
         return torch.empty(entry.get_shape(), dtype=getattr(torch, kind), device='meta')
-    path = check_file(path, MOST_WEIGHTS, 'file of weights')
+    path = check_file(path, MOST_WEIGHTS, 'a file of weights')
     check_header(path)
     try:
         with safe_open(path, 'pt') as f:

@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 
 from refers_nb.core import InputError
-from refers_nb.data.checked import (
-    check_text, has_rows, ordinary_file, read_images, read_parquet, read_record)
+from refers_nb.data.checked import check_text, has_rows, read_images, read_parquet, read_record
 from refers_nb.data.prepare import described, prepare
 from refers_nb.data.store import ImageStore
 from refers_nb.data.studies import LONGEST_REPORT, check_studies, cut_reports, read_studies, write_studies
+from refers_nb.foreign import check_file
 from study_tables import table
 
 
@@ -241,4 +241,4 @@ def test_what_is_no_file_is_not_opened(tmp_path):
 def test_a_file_that_may_not_be_read_is_not_called_missing(tmp_path):
     (tmp_path/'t').write_text('x')
     os.chmod(tmp_path/'t', 0)
-    with pytest.raises(InputError, match='may not be read'): ordinary_file(tmp_path/'t', 'a table')
+    with pytest.raises(InputError, match='may not be read'): check_file(tmp_path/'t', what='a table')

@@ -17,11 +17,12 @@ from fastcore.basics import patch
 from fastcore.imports import in_ipython
 from ..core import atomic, InputError, say
 from .checked import (
-    check_together, copy_rows, ordinary_file, read_images, read_index, read_rows, ready_files)
+    check_together, copy_rows, read_images, read_index, read_rows, ready_files)
 from .grey import resize
 from .jobs import run_jobs
 from .journal import file_stamps, Journal
 from .radiograph import check_paths, decode_files, Decoded, ROW_FACTS
+from ..foreign import check_file
 from ..locks import file_lock
 from ..runs import progress
 from ..settings import check_number
@@ -314,7 +315,7 @@ def up_to_date(
     if old.store is None or not np.array_equal(kept, np.arange(len(old.store))): return False
     others = list(files['path'].values[old.rows < 0])
     try:
-        path = ordinary_file(old.store.out/'rejected.csv', 'a list')
+        path = check_file(old.store.out/'rejected.csv', what='a list')
         rejected = pd.read_csv(path, dtype='str', keep_default_na=False)
     except (OSError, ValueError): return False # it is written anew
     if list(rejected) != ['path', 'reason'] or others != list(rejected['path']): return False

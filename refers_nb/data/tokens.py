@@ -188,7 +188,7 @@ def read_sentencepiece(
     from transformers.convert_slow_tokenizer import import_protobuf
     path = Path(path)
     if not os.path.lexists(path): raise InputError(f'No vocabulary at {path}')
-    check_file(path, 2**25, 'vocabulary')
+    check_file(path, 2**25, 'a vocabulary')
     proto = import_protobuf().ModelProto()
     try: proto.ParseFromString(path.read_bytes())
     except Exception as e: raise InputError(f'{path} is no sentencepiece model: {shown(e)}') from e

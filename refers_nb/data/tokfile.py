@@ -193,6 +193,6 @@ def read_tokenizer(
     path # A `tokenizer.json`
 ):       # `tokenizers.Tokenizer`
     "A tokenizer of a file that anybody may have written; what was checked is what is built"
-    told = read_json(path, MOST_BYTES, 'tokenizer')
+    told = read_json(path, MOST_BYTES, 'a tokenizer')
     check_tokenizer(told, path)
     return built_tokenizer(told, path)

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..core import InputError, atomic
-from ..data.checked import ordinary_file
 from .calibration import metrics_table, plot_reliability, plot_roc
 from refers_nb.evaluation.fairness import (
     known_and_training, plot_shortcuts, plot_subgroups, shortcut_scores, shortcut_table,
@@ -25,6 +24,7 @@ from .released import markdown_table, verdict
 from refers_nb.evaluation.statistics import (
     delong, delong_test, holm, paired_seeds, seed_patient_test, with_holm,
 )
+from ..foreign import check_file
 
 # %% ../../nbs/43b_compare.ipynb #76007367
 def with_run(
@@ -172,7 +172,7 @@ def read_results(
     folder # By `label_efficiency`
 )->pd.DataFrame:
     "Its results.csv; names stay text; `InputError` for a file that is none"
-    path = ordinary_file(Path(folder)/'results.csv', 'a table of results')
+    path = check_file(Path(folder)/'results.csv', what='a table of results')
     again = 'run label_efficiency (refers-finetune) again'
     try: df = pd.read_csv(path, dtype=dict(dataset=str, init=str),
                           keep_default_na=False, na_values=dict(auroc=['']))

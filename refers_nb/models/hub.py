@@ -179,7 +179,7 @@ def checkpoint_config(
 )->dict:     # `class`, `architecture`, `tokenizer`, `training`
     "What `config.json` says, checked, without loading any weights"
     path = local_checkpoint(folder)/'config.json'
-    config = read_json(path, what='configuration')
+    config = read_json(path, what='a configuration')
     ours = isinstance(config, dict) and 'class' in config
     if not ours or not isinstance(config.get('architecture'), dict):
         raise InputError(f'{path} is not of refers_nb: it names no class and architecture')

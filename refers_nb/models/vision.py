@@ -110,7 +110,7 @@ def read_data_only(
     path # `.safetensors`, or a PyTorch file of tensors, numbers and words
 ):       # What it holds
     "The data in a file of weights, without executing anything; `InputError` where there is more"
-    path = check_file(path, MOST_WEIGHTS, 'file of weights')
+    path = check_file(path, MOST_WEIGHTS, 'a file of weights')
     if path.suffix == '.safetensors': check_header(path)
     else: check_archive(path)
     try:
@@ -363,7 +363,7 @@ def load_npz(
     path,              # `.npz` file of the original ViT release (Dosovitskiy et al. 2021)
 )->VisionEncoder:      # `enc`
     "Fill an encoder by timm's own reader; `InputError` names the key that does not fit"
-    check_archive(check_file(path, MOST_WEIGHTS, 'file of weights'), 10)
+    check_archive(check_file(path, MOST_WEIGHTS, 'a file of weights'), 10)
     vit = deepcopy(enc.vit)
     for p in vit.parameters(): p.data.fill_(torch.nan)
     try:

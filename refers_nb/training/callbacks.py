@@ -21,7 +21,7 @@ from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastcore.imports import in_notebook, noop
 from ..core import atomic, InputError, say
-from ..data.checked import ordinary_file
+from ..foreign import check_file
 from ..locks import clear_left_overs
 from ..runs import check_format, diff_args, FORMAT, progress
 
@@ -229,7 +229,7 @@ def refuse(self:Checkpoint, reason):
 @patch
 def read(self:Checkpoint)->dict:
     "The saved state; `InputError` if it cannot be read, or is of another version or run"
-    path = ordinary_file(self.path, 'the state of a run')
+    path = check_file(self.path, what='the state of a run')
     try: state = torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e: raise self.refuse(type(e).__name__) from e
     if not isinstance(state, dict): raise self.refuse('it holds no state of a run')

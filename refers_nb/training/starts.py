@@ -38,7 +38,7 @@ def is_checkpoint(
     "Whether `path` is a checkpoint folder of this library (timm's folders have a config.json, too)"
     path = Path(path)/'config.json'
     if not os.path.exists(path): return False
-    check_file(path, 2**22, 'configuration')
+    check_file(path, 2**22, 'a configuration')
     try: config = read_json(path)
     except InputError: return False
     return isinstance(config, dict) and 'class' in config
