@@ -15,7 +15,6 @@ from fastai.torch_core import TensorBase
 from fastcore.basics import patch
 from fastcore.xtras import truncstr
 from plum import dispatch
-from .tokens import TensorReport
 
 # %% ../../nbs/13c_views.ipynb #5887347e
 def normalise(
@@ -150,14 +149,8 @@ def plot_top_losses(x:Views, y:Findings, samples, outs, raws, losses, **kwargs):
     said = np.asarray(raws, float)
     return show_findings(images, y.names, true, said, loss_titles(losses), **kwargs)
 
-@plot_top_losses.dispatch
-def plot_top_losses(x:Views, y:TensorReport, samples, outs, raws, losses, **kwargs):
-    "Studies with the highest losses, with their reports"
-    views, masks, reports = zip(*samples)
-    return show_reports(views, masks, reports, None, loss_titles(losses), **kwargs)
-
 @dispatch
-def tensorboard_log(x:Views, y:(Findings | TensorReport), samples, outs, writer, step):
+def tensorboard_log(x:Views, y:Findings, samples, outs, writer, step):
     "The images of a batch, for TensorBoard"
     shape = -1, 1, *x.shape[-2:]
     images = torch.cat([denormalise(sample[0]).reshape(shape) for sample in samples])

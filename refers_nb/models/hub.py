@@ -28,7 +28,7 @@ from refers_nb.foreign import (
 )
 from .modelcard import model_card, redact_path, redact_text, redacted
 from .refers import Refers
-from .schema import ARCHITECTURES, check_numbers, CheckpointConfig, VisionNumbers
+from .schema import ARCHITECTURES, check_schema, CheckpointConfig, VisionNumbers
 from .vision import load_vision, mismatch, VisionEncoder
 
 # %% ../../nbs/25_hub.ipynb #fc27204c
@@ -185,13 +185,13 @@ def checkpoint_config(
         raise InputError(f'{path} is not of refers_nb: it names no class and architecture')
     for name, empty in (('training', {}), ('tokenizer', None)):
         if config.get(name) is None: config[name] = empty
-    check_numbers(config, CheckpointConfig, str(path))
+    check_schema(config, CheckpointConfig, str(path))
     if cls and config['class'] != cls.__name__:
         raise InputError(f'{folder} holds a {shown(config["class"])}, not a {cls.__name__}')
     schema = ARCHITECTURES.get(config['class'])
     if schema is None: return config     # a class of the reader's own
     where = f'{path} describes no {config["class"]} that this version can build'
-    check_numbers(config['architecture'], schema, where)
+    check_schema(config['architecture'], schema, where)
     return config
 
 # %% ../../nbs/25_hub.ipynb #9ede5c63
@@ -322,7 +322,7 @@ def load_encoder(
     if not isinstance(vision, dict):
         raise InputError(f'{folder} holds a {shown(config["class"])}, which has no encoder')
     options = {k: v for k, v in vision.items() if k != 'drop_path'}
-    check_numbers(options, VisionNumbers, f'{folder/"config.json"} describes no encoder')
+    check_schema(options, VisionNumbers, f'{folder/"config.json"} describes no encoder')
     part = 'vision.vit.'
     def encoder_part(state):
         "Tensors of the encoder under its own names"

@@ -6,7 +6,7 @@
 __all__ = ['Layers', 'Heads', 'Width', 'Words', 'Length', 'Place', 'Side', 'Share', 'Name', 'HF_KINDS', 'HF_PASSED', 'Activation',
            'ARCHITECTURES', 'Resize', 'Strict', 'check_heads', 'VisionNumbers', 'DecoderNumbers', 'HfNumbers',
            'TextNumbers', 'RefersNumbers', 'ClassifierNumbers', 'SimCLRNumbers', 'RestorerNumbers', 'MaskedNumbers',
-           'DataFacts', 'Training', 'TokenizerNumbers', 'CheckpointConfig', 'fault_in_words', 'check_numbers']
+           'DataFacts', 'Training', 'TokenizerNumbers', 'CheckpointConfig', 'fault_in_words', 'check_schema']
 
 # %% ../../nbs/21a_schema.ipynb #bbcaf5df
 from typing import Annotated, Literal
@@ -235,7 +235,7 @@ def fault_in_words(
     more = f' (and {error.error_count() - 1} more)' if error.error_count() > 1 else ''
     return f'{shown(place, 120)}: {shown(said, 200)}{more}'
 
-def check_numbers(
+def check_schema(
     given:dict, # What a file says
     schema,     # Class with annotations
     where:str   # What is wrong with the file, for the error

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from torch import nn
 from ..core import InputError
 from ..foreign import check_file, check_values, hub_silence, MOST_WEIGHTS, shown
-from .schema import check_numbers, HF_KINDS, HfNumbers
+from .schema import check_schema, HF_KINDS, HfNumbers
 
 # %% ../../nbs/22_textenc.ipynb #6b174ea6
 def mean_pool(
@@ -38,7 +38,7 @@ def encoder_numbers(
     where:str    # Names it in an error
 )->dict:         # Kind and numbers alone
     "What an encoder is built from; `InputError` for a kind or a number that is not allowed"
-    check_numbers(config, HfNumbers, f'{where} describes no report encoder that can be built')
+    check_schema(config, HfNumbers, f'{where} describes no report encoder that can be built')
     return HfNumbers.model_validate(config).model_dump(exclude_unset=True)
 
 def named_numbers(

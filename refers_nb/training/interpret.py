@@ -61,6 +61,7 @@ def plot_confusion(self:MultiLabelInterpretation,
 ):             # Axes
     "A two by two table of each finding"
     import matplotlib.pyplot as plt
+    from sklearn.metrics import ConfusionMatrixDisplay
     table = self.confusion()
     rows = -(-len(table)//cols)
     _, axs = plt.subplots(rows, cols, figsize=(2*cols, 2*rows), squeeze=False, layout='constrained')
@@ -68,12 +69,9 @@ def plot_confusion(self:MultiLabelInterpretation,
     for ax, (name, counts) in zip(axs.flat, table.iterrows()):
         grid = counts.to_numpy()[[3, 2, 1, 0]].reshape(2, 2)
         ax.axis('on')
-        ax.imshow(grid, cmap='Blues')
-        for (i, j), n in np.ndenumerate(grid):
-            colour = 'white' if n > grid.max()/2 else 'black'
-            ax.text(j, i, n, ha='center', va='center', color=colour)
-        words = ['no', 'yes']
-        ax.set(title=name, xticks=[0, 1], yticks=[0, 1], xticklabels=words, yticklabels=words)
+        drawn = ConfusionMatrixDisplay(grid, display_labels=['no', 'yes'])
+        drawn.plot(ax=ax, cmap='Blues', colorbar=False)
+        ax.set(title=name, xlabel='', ylabel='')
     axs[0, 0].set(xlabel='said', ylabel='true')
     return axs
 
@@ -92,7 +90,8 @@ def mistakes(self:MultiLabelInterpretation,
         label=self.targets[row, column], probability=self.probs[row, column], row=row))
     if finding is not None: table = table[table['finding'] == finding]
     sure = (table['probability'] - table['label']).abs()
-    return table.loc[sure.sort_values(ascending=False, kind='stable').index[:k]].reset_index(drop=True)
+    surest = sure.sort_values(ascending=False, kind='stable').index[:k]
+    return table.loc[surest].reset_index(drop=True)
 
 @patch
 def plot_mistakes(self:MultiLabelInterpretation,
@@ -105,5 +104,6 @@ def plot_mistakes(self:MultiLabelInterpretation,
     if not len(table): return None
     images = [self.dl.dataset[row][0] for row in table['row']]
     rows = table['row'].to_numpy()
+    true, said = self.targets[rows], self.probs[rows]
     titles = [f'{name}: {p:.2f}' for name, p in zip(table['finding'], table['probability'])]
-    return show_findings(images, self.findings, self.targets[rows], self.probs[rows], titles, **kwargs)
+    return show_findings(images, self.findings, true, said, titles, **kwargs)

@@ -26,7 +26,7 @@ from ..core import InputError
 from ..data.items import StudyItems
 from ..data.report import swap_sides
 from ..data.tokens import TensorReport
-from ..data.views import show_reports, Views
+from ..data.views import loss_titles, show_reports, Views
 from ..models.generate import generate
 from ..models.refers import Output, Refers, refers_groups, refers_model
 from ..settings import default
@@ -304,8 +304,8 @@ def show_results(self:ReportLearner,
 def plot_top_losses(x:Views, y:TensorReport, samples, outs, raws, losses, **kwargs):
     "Studies whose reports cost most, the report given and the report written, for fastai"
     views, masks, given = zip(*samples)
-    titles = [f'loss {loss:.2f}' for loss in losses]
-    show_reports(views, masks, given, [o[0] for o in outs], titles, **kwargs)
+    written = [o[0] for o in outs]
+    show_reports(views, masks, given, written, loss_titles(losses), **kwargs)
 
 @dispatch
 def tensorboard_log(x:Views, y:TensorReport, samples, outs, writer, step):
