@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import nn
 from ..core import atomic, InputError
 from .refers import Refers, refers_config
-from .schema import check_numbers, RefersNumbers
+from .schema import check_schema, RefersNumbers
 from refers_nb.models.vision import (
     from_layout, HF_VIT, load_vision, mismatch, read_weights, RELEASED_VIT, timm_names, to_layout,
     unwrap,
@@ -175,7 +175,7 @@ def from_released(
     if any(k.startswith('transformer.') for k in state):
         raise InputError('these are weights of a released classifier: use `from_finetuned`')
     state.pop('contrastive_bert.text_encoder.embeddings.position_ids', None)
-    config = check_numbers(released_config(state), RefersNumbers, 'the weights do not fit')
+    config = check_schema(released_config(state), RefersNumbers, 'the weights do not fit')
     drop_tied_words(state)
     with torch.device('meta'): shapes = Refers(config).state_dict()
     state = from_layout(state, shapes, released_layout(config['k']), 'the weights')
