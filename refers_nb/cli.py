@@ -111,7 +111,7 @@ def refers_pretrain(
     table:str,              # Folder by refers-prep, or its studies.parquet
     out:str,                # Folder of the run; the checkpoint is OUT/checkpoint
     method:str='refers',    # refers, matching, generation, labels, simclr, mae or context
-    preset:str=None,        # tiny, small or base (paper: base)
+    preset:str=None,        # nano, tiny, small or base (paper: base)
     start:str=None,         # imagenet, random, a timm name or a file of weights (paper: imagenet)
     size:int=None,          # Image side, pixels (paper: 224)
     n_views:int=None,       # Views of a study (paper: 3)

@@ -135,6 +135,7 @@ KEYS['data'] = dict(
     covid     = Key('', path_or_none, 'COVID-19 Image Data Collection'),
     lists     = Key('', path_or_none, 'DataProcessed of the REFERS release, for its splits'))
 KEYS['weights'] = dict(
+    vit_nano  = Key('test_vit.r160_in1k', model_or_path, 'ImageNet start of preset nano'),
     vit_tiny  = Key('vit_tiny_patch16_224.augreg_in21k_ft_in1k', model_or_path,
         'ImageNet start of preset tiny'),
     vit_small = Key('vit_small_patch16_224.augreg_in21k_ft_in1k', model_or_path,
@@ -157,8 +158,8 @@ KEYS['run'] = dict(
 
 # %% ../nbs/02_settings.ipynb #510773b5
 KEYS['pretrain'] = dict(
-    preset  = Key('tiny', choice_parser('tiny', 'small', 'base'),
-        'tiny (two cores are enough), small, or base (as in the paper)'),
+    preset  = Key('tiny', choice_parser('nano', 'tiny', 'small', 'base'),
+        'nano (for lessons), tiny (two cores are enough), small, or base (as in the paper)'),
     start   = Key('imagenet', model_or_path,
         'Image encoder at the start: imagenet (see [weights]), random, a timm name or a path'),
     size    = Key('160', number_parser(int, 32, 2048), 'Image side in pixels (paper: 224)'),

@@ -36,6 +36,7 @@ def test_imagenet_is_looked_up_and_all_else_is_itself(tmp_path, monkeypatch):
     with pytest.raises(InputError, match='start is None'): resolve_start(None)
     with pytest.raises(InputError, match="preset is 'huge'"): resolve_start('imagenet', 'huge')
     assert [preset_of(f'vit_{o}_patch16_224') for o in ('tiny', 'small', 'base')] == ['tiny', 'small', 'base']
+    assert preset_of('test_vit') == 'nano'
     with pytest.raises(InputError, match='vit.safetensors'):
         encoder_from('imagenet', 32, dict(name='vit_small_patch16_224'))
 

@@ -92,6 +92,7 @@ class Watch(threading.Thread):
         self.end = self.clock() + seconds
         self.seconds = seconds
         self.watched = threading.get_ident()
+        self.interrupted = False
         self.done = threading.Event()
         self.lock = threading.Lock()
     def run(self):
@@ -101,7 +102,9 @@ class Watch(threading.Thread):
     def look(self):
         left = self.end - self.clock()
         if left > 0: return max(left, .01)
-        if not self.done.is_set(): _interrupt(self.watched, OutOfTime)
+        if not self.done.is_set():
+            self.interrupted = True
+            _interrupt(self.watched, OutOfTime)
         return 1
     def stop(self):
         self.done.set()
@@ -119,6 +122,8 @@ def time_limit(
     try:
         try: yield
         finally: watch.stop()
-    except OutOfTime:
-        raise InputError(f'reading it takes more than {seconds:g} seconds') from None
+    except OutOfTime: pass
+    except Exception:
+        if not watch.interrupted: raise # else a decoder made an error of its own of the interruption
     finally: watch.done.set()
+    if watch.interrupted: raise InputError(f'reading it takes more than {seconds:g} seconds')

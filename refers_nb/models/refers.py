@@ -53,6 +53,10 @@ class Refers(nn.Module):
 
 # %% ../../nbs/24_refers.ipynb #3947bbee
 PRESETS = {
+    'nano': dict(
+        vision=dict(name='test_vit'),
+        text=dict(width=128, depth=2, heads=2, attn_dropout=0.),
+        decoder=dict(width=192, depth=1, heads=3, ff=768, attn_dropout=0.)),
     'tiny': dict(
         vision=dict(name='vit_tiny_patch16_224'),
         text=dict(width=192, depth=3, heads=3, attn_dropout=0.),
@@ -69,7 +73,7 @@ PRESETS = {
 
 # %% ../../nbs/24_refers.ipynb #08493ae9
 def refers_config(
-    preset:str='base',       # 'tiny', 'small' or 'base' (paper: base)
+    preset:str='base',       # 'nano', 'tiny', 'small' or 'base' (paper: base)
     vocab:int=10_000,        # Vocabulary size (paper: 10,000)
     size:int=224,            # Image side in pixels (paper: 224)
     k:int=3,                 # Views of a study (paper: 3)
@@ -94,7 +98,7 @@ def refers_config(
 
 # %% ../../nbs/24_refers.ipynb #2f798673
 def refers_model(
-    preset:str='base',    # 'tiny', 'small' or 'base'
+    preset:str='base',    # 'nano', 'tiny', 'small' or 'base'
     start:str='random',   # Start of the vision encoder: 'random', a file of weights, or a timm name
     **kwargs              # Arguments of `refers_config`
 )->Refers:

@@ -167,7 +167,7 @@ def pretrain_images(
     table,                  # Prepared folder (`refers-prep`) with reports, or its studies.parquet
     out,                    # Folder of the run, the checkpoint at its end
     task:str,               # 'simclr', 'mae', 'context' or 'labels'
-    preset:str=default('pretrain', 'preset'), # Encoder of 'tiny', 'small' or 'base'
+    preset:str=default('pretrain', 'preset'), # Encoder of 'nano', 'tiny', 'small' or 'base'
     workers:int=0,          # Processes that load images
     save_every:int=200,     # Steps between saves of the state
     tensorboard:bool=True,  # Write TensorBoard logs

@@ -37,7 +37,7 @@ RUN_LIMITS = dict(
 class RunArgs:
     "What a pre-training is, whatever it learns from"
     def __init__(self,
-        preset:str=default('pretrain', 'preset'),  # 'tiny', 'small' or 'base' (paper: base)
+        preset:str=default('pretrain', 'preset'),  # 'nano', 'tiny', 'small' or 'base' (paper: base)
         start:str=default('pretrain', 'start'),    # 'random', 'imagenet', path, timm name (paper: imagenet)
         size:int=default('pretrain', 'size'),      # Image side in pixels (paper: 224)
         n_views:int=default('pretrain', 'n_views'),# Views per study (paper: 3)
@@ -290,7 +290,7 @@ def refers_run_learner(
 def pretrain(
     table,                  # Prepared folder (`refers-prep`), or its studies.parquet
     out,                    # Folder of the run, the checkpoint at its end
-    preset:str=default('pretrain', 'preset'), # 'tiny', 'small' or 'base' (paper: base)
+    preset:str=default('pretrain', 'preset'), # 'nano', 'tiny', 'small' or 'base' (paper: base)
     workers:int=0,          # Processes that load images
     save_every:int=200,     # Steps between saves of the state
     tensorboard:bool=True,  # Write TensorBoard logs
@@ -326,6 +326,7 @@ PHANTOM_RECIPE = dict(
     start='random', bs=16, lr=5e-4, vision_lr=.5, warmup=.1, max_len=64, dropout=0.,
     flip=0., scale=1., light=.05, rotate=0., least_patients=0)
 
-# What can be learnt in half a minute: more steps, larger ones, a smaller reader, one view per study
+# What can be learnt in a quarter of a minute: a smaller model, more and larger steps, one view
+# per study
 LESSON_RECIPE = PHANTOM_RECIPE | dict(
-    bs=8, lr=1e-3, n_views=1, vocab=1000, text=dict(depth=1), tensorboard=False)
+    preset='nano', bs=8, lr=1e-3, n_views=1, vocab=1000, tensorboard=False)

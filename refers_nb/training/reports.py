@@ -177,7 +177,7 @@ def check_data(
 # %% ../../nbs/32b_reports.ipynb #9d272aa4
 def model_for(
     dls,         # `StudyDataLoaders`
-    preset:str,  # 'tiny', 'small' or 'base'
+    preset:str,  # 'nano', 'tiny', 'small' or 'base'
     **kwargs     # Of `refers_model`
 )->Refers:       # At random, unless `start` says otherwise
     "A model that fits some loaders"
