@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CALIBRES', 'LETTERS', 'show_strip', 'View', 'coordinates', 'ramp', 'disc', 'mirrored', 'trunk', 'diaphragm_rise',
-           'lungs', 'displace_air', 'heart', 'grow_vessel', 'draw_points', 'vessel_tree', 'vessel_trees', 'cut_windows',
-           'vessels', 'texture', 'cloud', 'soft_parts', 'bands', 'ribs', 'clavicles', 'vertebrae', 'spine', 'letter',
-           'marker', 'film']
+           'lungs', 'displace_air', 'heart', 'grow_vessel', 'draw_points', 'grow_tree', 'draw_tree', 'grown_trees',
+           'vessel_trees', 'cut_windows', 'vessels', 'texture', 'cloud', 'soft_parts', 'bands', 'ribs', 'clavicles',
+           'vertebrae', 'spine', 'letter', 'marker', 'film']
 
 # %% ../../nbs/01_film.ipynb #d94c846a
 import functools
@@ -204,11 +204,10 @@ CALIBRES = [(0, .3,   .55, 1.),
             (.55, 1,  1.3, 2.)]
 
 # %% ../../nbs/01_film.ipynb #86b32ecf
-def vessel_tree(
+def grow_tree(
     rng,      # NumPy generator
-    size:int, # Side of the image in pixels
     view:str, # 'frontal': a hilum on each side; 'lateral': both at one place
-):            # (size, size)
+):            # Points (n, 3): x, y, width
     "One tree of vessels"
     points = []
     x = .10 if view == 'frontal' else 0.
@@ -217,7 +216,13 @@ def vessel_tree(
             angle = direction + spread + rng.normal(0, .1)
             width = rng.uniform(.5, 1)
             grow_vessel(rng, .5 + side * x, .47, angle, width, points)
-    points = np.array(points)
+    return np.array(points)
+
+def draw_tree(
+    points,   # By `grow_tree`
+    size:int, # Side of the image in pixels
+):            # (size, size)
+    "A picture of a tree: the wider a vessel, the more it is blurred and the more it weighs"
     tree = 0
     for thin, thick, blur, weight in CALIBRES:
         layer = points[(points[:, 2] > thin) & (points[:, 2] <= thick)]
@@ -225,12 +230,17 @@ def vessel_tree(
     return np.clip(tree / np.quantile(tree, .985), 0, 1.4)
 
 # %% ../../nbs/01_film.ipynb #947a04fd
-@functools.lru_cache(maxsize=8)
-def vessel_trees(size, view, n=24):
-    "A bank of vessel trees with a margin: (n, size + 2 * (size // 8), ...)"
+@functools.lru_cache(maxsize=2)
+def grown_trees(view, n=24):
+    "Trees for all image sizes, since growing them takes longest"
     rng = np.random.default_rng(7)
+    return [grow_tree(rng, view) for _ in range(n)]
+
+@functools.lru_cache(maxsize=8)
+def vessel_trees(size, view):
+    "A bank of vessel trees with a margin: (n, size + 2 * (size // 8), ...)"
     margin = size // 8
-    trees = [np.pad(vessel_tree(rng, size, view), margin) for _ in range(n)]
+    trees = [np.pad(draw_tree(points, size), margin) for points in grown_trees(view)]
     return np.stack(trees).astype(np.float32)
 
 # %% ../../nbs/01_film.ipynb #98b5db68
