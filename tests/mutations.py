@@ -429,7 +429,7 @@ def make_checkpoint(base):
     from refers_nb.models.hub import save_checkpoint
     from refers_nb.models.refers import Refers, refers_config
     tok = Tokenizer.train(['No pleural effusion.', 'Left pleural effusion.']*4, 300)
-    model = Refers(refers_config('tiny', vocab=len(tok), size=32, k=2, text=dict(depth=1)))
+    model = Refers(refers_config('nano', vocab=len(tok), size=32, k=2, text=dict(depth=1)))
     save_checkpoint(model, tok, base/'checkpoint', dict(start='random'), 'A model for tests.')
 
 # kind: what makes it, what opens it, and the files that are damaged, each by one of some ways
