@@ -1,5 +1,5 @@
-"A function killed at its k-th change of files: by an exception, or by a signal in a process of its own"
-import contextlib, os, signal
+"A function killed at its k-th change of files, by an exception or by a signal in a process of its own; forks that run a program"
+import contextlib, os, signal, subprocess, sys, tempfile, traceback
 from unittest import mock
 
 CHANGES = ('replace', 'fsync', 'truncate', 'unlink', 'rmdir') # functions of `os` that change files or make sure of it
@@ -44,3 +44,32 @@ def by_signal(k, f):
         with dying(k, lambda: os.kill(os.getpid(), signal.SIGKILL)): f()
         os._exit(0)
     except BaseException: os._exit(1)
+
+
+def run_fork(program, *args):
+    "Run the text of a program in a fork of this process, whose imports are paid already; as `subprocess.run` tells it"
+    with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
+        pid = os.fork()
+        if not pid: child(program, args, out, err)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        for f in (out, err): f.seek(0)
+        return subprocess.CompletedProcess([program, *args], code, out.read(), err.read())
+
+
+def child(program, args, out, err):
+    "What the fork does: the program as a main module, then its end"
+    code = 1
+    try:
+        for f, number, name in ((out, 1, 'stdout'), (err, 2, 'stderr')):
+            os.dup2(f.fileno(), number)
+            setattr(sys, name, f)
+        os.environ['TOKENIZERS_PARALLELISM'] = 'false'   # else a fork is warned on stderr
+        sys.argv = ['-c', *map(str, args)]
+        exec(program, dict(__name__='__main__'))
+        code = 0
+    except SystemExit as e: code = e.code if isinstance(e.code, int) else e.code is not None
+    except BaseException: traceback.print_exc()
+    finally:
+        out.flush()
+        err.flush()
+        os._exit(code)

@@ -1,9 +1,9 @@
-"""Files of this library that went wrong, and what opens them: python mutations.py KIND BASE SEED FIRST COUNT
+"""Files of this library that went wrong, and what opens them: python mutations.py KINDS BASE SEED FIRST COUNT
 
-A process of its own works through inputs number FIRST to FIRST + COUNT of a series: what one input is follows from
+A process of its own works, for each kind, through inputs number FIRST to FIRST + COUNT of a series: what one input is follows from
 KIND, SEED and its number alone. Each is taken, or refused by an `InputError` of one line that fits a screen, within
-20 seconds; anything else ends the process with the number of the input and the damage. The last line of the output
-counts what came out and tells the peak of memory. `test_mutated` starts these processes."""
+20 seconds; anything else ends the process with the number of the input and the damage. A line of the output for each
+kind counts what came out and tells the peak of memory. `test_mutated` starts these processes."""
 import faulthandler, json, os, random, resource, shutil, signal, struct, sys, warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -429,7 +429,7 @@ def make_checkpoint(base):
     from refers_nb.models.hub import save_checkpoint
     from refers_nb.models.refers import Refers, refers_config
     tok = Tokenizer.train(['No pleural effusion.', 'Left pleural effusion.']*4, 300)
-    model = Refers(refers_config('tiny', vocab=len(tok), size=32, k=2, text=dict(depth=1)))
+    model = Refers(refers_config('nano', vocab=len(tok), size=32, k=2, text=dict(depth=1)))
     save_checkpoint(model, tok, base/'checkpoint', dict(start='random'), 'A model for tests.')
 
 # kind: what makes it, what opens it, and the files that are damaged, each by one of some ways
@@ -501,15 +501,18 @@ def peak_memory():
     lines = Path('/proc/self/status').read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))
 
-def main(kind, base, seed, first, count):
+def work(kind, base, seed, first, count):
     "Work through a part of a series"
-    base = Path(base)
+    assert attempt(KINDS[kind][1], base) == 'taken', f'the whole files of {kind} are not taken'
+    SEEN.clear()
+    for number in range(first, first + count): one_input(kind, base, seed, number)
+    print(json.dumps(SEEN | dict(peak=peak_memory())), flush=True)
+
+def main(kinds, base, seed, first, count):
+    "Work through a part of the series of each kind, whose whole files lie in folders of their names"
     os.environ['REFERS_NB_PROGRESS'] = '0'
     faulthandler.enable()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    assert attempt(KINDS[kind][1], base) == 'taken', 'the whole files are not taken'
-    SEEN.clear()
-    for number in range(int(first), int(first) + int(count)): one_input(kind, base, seed, number)
-    print(json.dumps(SEEN | dict(peak=peak_memory())))
+    for kind in kinds.split(','): work(kind, Path(base)/kind, seed, int(first), int(count))
 
 if __name__ == '__main__': main(*sys.argv[1:])

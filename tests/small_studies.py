@@ -43,13 +43,13 @@ def model():
     sentences = [o for p in PROMPTS.values() for o in [*p.present, *p.absent]]
     texts = [text for o in sentences for text in (o, WRAP.absent.format(o))]
     tok = Tokenizer.train(texts*2)
-    return Refers(refers_config('tiny', vocab=len(tok), size=32, k=2)).eval(), tok
+    return Refers(refers_config('nano', vocab=len(tok), size=32, k=2)).eval(), tok
 
 
 def tiny_writer():
     "A model of three views that writes, and its tokenizer; it has learned nothing"
     torch.manual_seed(0)
     tok = Tokenizer.train(['no effusion. the heart is large.', 'left effusion, no oedema']*4, vocab=300, max_len=20)
-    m = Refers(refers_config('tiny', vocab=len(tok), size=32, k=3, max_len=20)).eval()
+    m = Refers(refers_config('nano', vocab=len(tok), size=32, k=3, max_len=20)).eval()
     with torch.no_grad(): m.decoder.words.weight *= 6
     return m,tok

@@ -20,7 +20,7 @@ from refers_nb.training.pretext import (
     MaskedAutoencoder, nt_xent, patches, restoration_loss, swap_squares)
 from refers_nb.training.starts import encoder_from
 
-ARGS = dict(start='random', size=32, bs=16, epochs=2, save_every=2, precision='fp32', device='cpu',
+ARGS = dict(preset='nano', start='random', size=32, bs=16, epochs=2, save_every=2, precision='fp32', device='cpu',
             tensorboard=False)
 
 @pytest.fixture(autouse=True)
@@ -160,7 +160,7 @@ def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path)
     s = settings(pretrain_preset='tiny')
     mae, simclr = str(runs['mae']), str(runs['simclr'])
     arch, size = shared_architecture(mae, None, s)
-    assert size == 32 and arch == dict(name='vit_tiny_patch16_224', in_chans=1)
+    assert size == 32 and arch == dict(name='test_vit', in_chans=1), 'as the checkpoint, not the settings'
     assert list(named_starts(mae, f'{simclr}, random', arch)) == ['mae', 'simclr', 'random']
     again = tmp_path/'again'/'checkpoint'
     shutil.copytree(mae, again)
@@ -218,11 +218,12 @@ def test_what_is_wrong_is_an_error(table, tmp_path):
 
 def test_starts_from_given_weights(table, tmp_path):
     weights = tmp_path/'timm'
-    save_timm(encoder_from('random', 32), weights)
+    arch = dict(name='test_vit', in_chans=1)
+    save_timm(encoder_from('random', 32, arch), weights)
     args = {k: v for k, v in ARGS.items() if k != 'start'} | dict(epochs=1, lr=0.)
     methods = 'imagenet', 'context'
     res = baselines(table, tmp_path/'runs', methods, weights, start='imagenet', **args)
-    a = encoder_from(weights, 32).state_dict()
+    a = encoder_from(weights, 32, arch).state_dict()
     b = load_encoder(res.loc['context', 'start']).state_dict()
     assert all(torch.equal(a[k], b[k]) for k in a), 'at a learning rate of 0 the weights stay'
     assert checkpoint_config(res.loc['context', 'start'])['training']['start'] == 'timm'

@@ -42,7 +42,7 @@ def data(tmp_path_factory, call):
     code, out, err = call('refers-prep', 'phantom', 60, folder/'data', '--size', 32)
     assert code == 0 and 'effusion' in out, err
     code, out, err = call('refers-pretrain', folder/'data', folder/'pre', '--start', 'random', '--size', 32,
-                          '--epochs', 1, '--bs', 16)
+                          '--epochs', 1, '--bs', 16, '--preset', 'nano')
     assert code == 0 and out.strip().endswith('checkpoint'), err
     return folder
 

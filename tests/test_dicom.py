@@ -1,5 +1,5 @@
 "DICOM of every kind: shown as the standard says, or refused with the path and a reason"
-import copy, io, itertools, warnings
+import copy, io, itertools, random, warnings
 
 import numpy as np
 import pandas as pd
@@ -62,14 +62,20 @@ def brightness(y, voi, bits, big):
         between = (y - c)/w + .5
     return tags, np.select([y <= low, y > high], [0, 1], between)
 
+WAYS = [*itertools.product(['MONOCHROME1', 'MONOCHROME2'], RULES, VOIS)]
+
+@pytest.mark.parametrize('n', [
+    pytest.param(10, id='some'), pytest.param(len(WAYS), id='all', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('syntax,bits,signed', CODINGS, ids=lambda o: getattr(o, 'keyword', None))
-def test_every_kind_of_dicom_is_shown_as_the_standard_says(tmp_path, syntax, bits, signed):
+def test_every_kind_of_dicom_is_shown_as_the_standard_says(tmp_path, syntax, bits, signed, n):
+    "Every coding with some of the ways to show it, others for each; with all of them in the slow series"
     lo, hi = (-2**(bits-1), 2**(bits-1)-1) if signed else (0, 2**bits-1)
     x = np.rint(np.linspace(lo, hi, 40*36)).astype(int).reshape(40, 36)
     if syntax == JPEGBaseline8Bit: x = np.array(Image.open(io.BytesIO(jpeg(x.astype(np.uint8))))).astype(int)
     big = syntax == ExplicitVRBigEndian
     plain = dataset(x, bits, signed, syntax)
-    for photometric, rule, voi in itertools.product(['MONOCHROME1', 'MONOCHROME2'], RULES, VOIS):
+    drawn = random.Random(f'{syntax} {bits} {signed}')
+    for photometric, rule, voi in drawn.sample(WAYS, n):
         units, y = in_units(x, rule, lo, hi, bits, big)
         tags, wanted = brightness(y, voi, bits, big)
         ds = copy.deepcopy(plain)

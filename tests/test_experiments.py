@@ -24,7 +24,7 @@ def main():
     label_efficiency(Path(sys.argv[1]), dict(a='random', b='random'), sys.argv[2], **kwargs)
 if __name__ == '__main__': main()
 """
-FEW = dict(steps=4, bs=8, evals=1, size=32)
+FEW = dict(steps=4, bs=8, evals=1, size=32, arch=dict(name='test_vit', in_chans=1))
 STARTS = dict(a='random', b='random')
 TWO = dict(fractions=(.5, 1.), seeds=(0, 1))
 
@@ -240,11 +240,11 @@ def test_what_cannot_be_run_is_said_before_anything_runs(phantoms, tmp_path, cha
 
 def test_starts_of_a_comparison_are_alike(phantoms, tmp_path):
     data, *_ = phantoms
-    save_checkpoint(Classifier.on(encoder_from('random', 48), ['x']), None, tmp_path/'own')
+    save_checkpoint(Classifier.on(encoder_from('random', 48, FEW['arch']), ['x']), None, tmp_path/'own')
     starts = dict(own=tmp_path/'own', random='random')
     few = {k: v for k, v in FEW.items() if k != 'size'}
-    with pytest.raises(InputError, match=r'own is vit_tiny_patch16_224 at 48 pixels, '
-                                         r'random is vit_tiny_patch16_224 at 224 pixels. Give size='):
+    with pytest.raises(InputError, match=r'own is test_vit at 48 pixels, '
+                                         r'random is test_vit at 224 pixels. Give size='):
         label_efficiency(data, starts, tmp_path/'out', (1.,), (0,), **few)
     assert not list((tmp_path/'out').rglob('*.json'))
     res = label_efficiency(data, starts, tmp_path/'out', (1.,), (0,), **FEW)

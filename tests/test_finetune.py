@@ -21,7 +21,8 @@ from refers_nb.training.finetune import (
 from refers_nb.training.metrics import macro_auroc
 from refers_nb.training.starts import encoder_from
 
-SMALL = dict(size=32, bs=8, steps=6, evals=2, device='cpu', precision='fp32')
+NANO = dict(name='test_vit', in_chans=1)
+SMALL = dict(size=32, bs=8, steps=6, evals=2, device='cpu', precision='fp32', arch=NANO)
 
 
 def make(n=90, seed=0):
@@ -157,7 +158,8 @@ def test_positives_weigh_as_much_as_negatives_of_the_labels_in_use(data):
 def test_layers_learn_at_rates_counted_by_hand(data, opt, head):
     "Every parameter, by its name; at the peak of the schedule"
     df, store = data
-    learn = finetune_learner(df, store=store, lr=1e-3, layer_decay=.5, opt=opt, **{**SMALL, 'steps': 20})
+    args = SMALL | dict(steps=20, arch=None)    # twelve layers
+    learn = finetune_learner(df, store=store, lr=1e-3, layer_decay=.5, opt=opt, **args)
     peak = {}
     class Watch(Callback):
         order = 99

@@ -36,7 +36,7 @@ def saved(tmp_path_factory):
     "A checkpoint of a tiny model, and its weights"
     tok = Tokenizer.train(['clear lungs', 'mild edema, small left effusion']*2)
     torch.manual_seed(0)
-    folder = save_checkpoint(refers_model('tiny', vocab=len(tok), size=32, k=1), tok, tmp_path_factory.mktemp('foreign')/'a')
+    folder = save_checkpoint(refers_model('nano', vocab=len(tok), size=32, k=1), tok, tmp_path_factory.mktemp('foreign')/'a')
     return folder, load_file(folder/'model.safetensors')
 
 
@@ -324,7 +324,7 @@ def mode(path): return path.stat().st_mode & 0o777
 @pytest.mark.parametrize('mask', [0o022, 0o027, 0o002])
 def test_files_may_be_read_as_the_umask_says(tmp_path, mask):
     tok = Tokenizer.train(['clear'])
-    model = refers_model('tiny', vocab=len(tok), size=32, k=1)
+    model = refers_model('nano', vocab=len(tok), size=32, k=1)
     was = os.umask(mask)
     try:
         folder = save_checkpoint(model, tok, tmp_path/'c')

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not hasattr(signal, 'setitimer'), reason='needs 
 csv.field_size_limit(10**7)
 COUNTS = collections.defaultdict(collections.Counter)
 # Number of inputs and seed: a short series that is always the same, and a long one on request
-SHORT = (160, 0)
+SHORT = (120, 0)
 LONG = (int(os.environ.get('REFERS_NB_TEST_FUZZ', 2000)), int(os.environ.get('REFERS_NB_TEST_SEED', 0)))
 series = pytest.mark.parametrize('n,seed', [
     pytest.param(*SHORT, id='short'), pytest.param(*LONG, id='long', marks=pytest.mark.slow)])

@@ -20,7 +20,7 @@ def saved(tmp_path_factory):
     "A checkpoint of a tiny model: (folder, model, tokenizer)"
     tok = Tokenizer.train(REPORTS)
     torch.manual_seed(0)
-    model = refers_model('tiny', vocab=len(tok), size=32, k=2).eval()
+    model = refers_model('nano', vocab=len(tok), size=32, k=2).eval()
     return save_checkpoint(model, tok, tmp_path_factory.mktemp('hub')/'a'), model, tok
 
 
@@ -137,7 +137,7 @@ def test_a_checkpoint_of_a_named_report_encoder_opens_without_it(tmp_path):
                         intermediate_size=64)
     BertModel(config).save_pretrained(tmp_path/'bert')
     text = dict(name=str(tmp_path/'bert'), pool='cls')
-    model = refers_model('tiny', vocab=40, size=32, k=2, text=text).eval()
+    model = refers_model('nano', vocab=40, size=32, k=2, text=text).eval()
     save_checkpoint(model, None, tmp_path/'c')
     shutil.rmtree(tmp_path/'bert')
     back, _ = load_checkpoint(tmp_path/'c')

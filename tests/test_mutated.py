@@ -18,40 +18,46 @@ PART = 250 # inputs of one process
 
 @pytest.fixture(scope='module')
 def bases(tmp_path_factory):
-    "A folder with the whole files of a kind, made when it is asked for"
-    made = {}
-    def base(kind):
-        make = mutations.KINDS[kind][0]
-        folder = tmp_path_factory.mktemp(kind)
-        make(folder)
-        made[kind] = folder
+    "A folder with a folder for each kind; the whole files of a kind are made when it is asked for"
+    folder = tmp_path_factory.mktemp('whole')
+    def base(*kinds):
+        for kind in kinds:
+            if (folder/kind).exists(): continue
+            (folder/kind).mkdir()
+            mutations.KINDS[kind][0](folder/kind)
         return folder
     return base
 
-def series(kind, base, seed, n):
-    "Counts of what came out of the first `n` inputs of a series"
-    counts = collections.Counter()
+def part(kinds, base, seed, first, count):
+    "What came out of some inputs of the series of each kind, which one process works through"
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join([str(HERE.parent), str(HERE)]))
-    for first in range(0, n, PART):
-        count = min(PART, n - first)
-        command = [sys.executable, str(HERE/'mutations.py'), kind, str(base), str(seed), str(first), str(count)]
-        r = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120 + 20*count)
-        assert r.returncode == 0, f'{kind}, inputs {first} to {first + count} of seed {seed}: {r.stderr[-4000:]}'
-        told = json.loads(r.stdout.splitlines()[-1])
-        peak = told.pop('peak')
-        assert peak < MOST_MEMORY, f'{kind}, inputs {first} to {first + count} of seed {seed}: {peak/2**20:.1f} GB'
-        counts += told
-    return counts
+    command = [sys.executable, str(HERE/'mutations.py'), ','.join(kinds), str(base), str(seed), str(first), str(count)]
+    r = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120 + 20*count*len(kinds))
+    which = f'{", ".join(kinds)}, inputs {first} to {first + count} of seed {seed}'
+    assert r.returncode == 0, f'{which}: {r.stderr[-4000:]}'
+    told = [collections.Counter(json.loads(o)) for o in r.stdout.splitlines()[-len(kinds):]]
+    for o in told:
+        peak = o.pop('peak')
+        assert peak < MOST_MEMORY, f'{which}: {peak/2**20:.1f} GB'
+    return dict(zip(kinds, told))
+
+@pytest.fixture(scope='module')
+def light(bases):
+    "What came out of a short series of each light kind"
+    return part(LIGHT, bases(*LIGHT), 0, 0, 25)
 
 @pytest.mark.parametrize('kind', [
     pytest.param(o, marks=[] if o in LIGHT else pytest.mark.slow) for o in mutations.KINDS])
-def test_a_short_series(kind, bases):
-    counts = series(kind, bases(kind), 0, 25)
+def test_a_short_series(kind, bases, request):
+    told = request.getfixturevalue('light') if kind in LIGHT else part([kind], bases(kind), 0, 0, 25)
+    counts = told[kind]
     assert counts['refused'] > 3 and counts['taken'] + counts['refused'] == 25, counts
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', mutations.KINDS)
 def test_a_long_series(kind, bases):
     n, seed = LONG
-    counts = series(kind, bases(kind), seed, round(n/len(mutations.KINDS)))
+    n = round(n/len(mutations.KINDS))
+    counts = collections.Counter()
+    for first in range(0, n, PART): counts += part([kind], bases(kind), seed, first, min(PART, n - first))[kind]
     sys.stdout.write(f'\n{kind}: ' + ', '.join(f'{k} {v}' for k, v in counts.most_common()))

@@ -2,6 +2,7 @@
 import json, os, signal, subprocess, sys
 import pytest
 import torch
+from kills import run_fork
 from safetensors.torch import load_file
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
@@ -9,7 +10,7 @@ from refers_nb.training import pretrain as pretrain_module
 from refers_nb.training.callbacks import Checkpoint, NonFiniteLoss, PlainTensors
 from refers_nb.training.pretrain import pretrain
 
-ARGS = dict(preset='tiny', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, max_len=32,
+ARGS = dict(preset='nano', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, max_len=32,
             save_every=2, precision='fp32', device='cpu', tensorboard=False)
 
 # A process that is killed after its n-th step, or when half of its n-th state is on the disk
@@ -79,12 +80,19 @@ def whole(table):
     return out
 
 
-def kill_process(table, out, where, n):
+def run_fresh(program, *args):
+    "Run the text of a program in a new interpreter"
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', program, *map(str, args)], text=True,
+                          capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+
+
+each_run = pytest.mark.parametrize('run', [run_fork, pytest.param(run_fresh, marks=pytest.mark.slow)])
+
+
+def kill_process(table, out, where, n, run=run_fresh):
     "Start the run in a process of its own, which ends by SIGKILL"
-    env = dict(os.environ, OMP_NUM_THREADS='1')
-    run = subprocess.run([sys.executable, '-c', DYING_RUN, str(table), str(out), where, str(n)],
-                         capture_output=True, text=True, env=env, timeout=300)
-    assert run.returncode == -signal.SIGKILL, run.stderr[-2000:]
+    r = run(DYING_RUN, table, out, where, n)
+    assert r.returncode == -signal.SIGKILL, r.stderr[-2000:]
 
 
 def kill_here(table, out, where, n):
@@ -138,10 +146,11 @@ def test_killed_again_and_again_is_bit_for_bit(table, whole, tmp_path, kill, whe
     check_same(whole, out)
 
 
+@each_run
 @pytest.mark.parametrize('where, n', [('step', 5), pytest.param('save', 3, marks=pytest.mark.slow)])
-def test_killed_by_the_system_is_bit_for_bit(table, whole, tmp_path, where, n):
+def test_killed_by_the_system_is_bit_for_bit(table, whole, tmp_path, where, n, run):
     out = tmp_path/'run'
-    kill_process(table, out, where, n)
+    kill_process(table, out, where, n, run)
     assert (out/'state.pt').exists() and not (out/'checkpoint').exists()
     assert len(list(out.glob('.tmp-*'))) == (where == 'save'), 'half a file is on the disk'
     pretrain(table, out, **ARGS)
@@ -190,21 +199,19 @@ def test_nan_in_the_loss_names_step_and_studies_and_keeps_the_state(table, tmp_p
         assert not weights.is_floating_point() or torch.isfinite(weights).all()
 
 
-def run_process(table, out, where, n):
-    "The run in a process of its own, as a command is run, which gets a signal in its n-th step"
-    command = DYING_RUN.replace('\npretrain(', '\nfrom refers_nb.core import cli_errors\n@cli_errors\ndef refers_pretrain(): pretrain(')
-    program = command + 'refers_pretrain()\n'
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', program, str(table), str(out), where, str(n)], text=True,
-                          capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
+# The run as a command runs it
+COMMAND = DYING_RUN.replace('\npretrain(', '\nfrom refers_nb.core import cli_errors\n@cli_errors\ndef refers_pretrain(): pretrain(')
+COMMAND += 'refers_pretrain()\n'
 
 
+@each_run
 @pytest.mark.parametrize('name, n, code', [
     ('SIGTERM', 5, 143),
     pytest.param('SIGINT', 3, 130, marks=pytest.mark.slow),
     pytest.param('SIGTERM', 1, 143, marks=pytest.mark.slow)])
-def test_asked_to_stop_it_saves_its_state_and_goes_on_bit_for_bit(table, whole, tmp_path, name, n, code):
+def test_asked_to_stop_it_saves_its_state_and_goes_on_bit_for_bit(table, whole, tmp_path, name, n, code, run):
     out = tmp_path/'run'
-    r = run_process(table, out, name, n)
+    r = run(COMMAND, table, out, name, n)
     assert (r.returncode, r.stderr) == (code, 'refers-pretrain: stopped\n')
     assert torch.load(out/'state.pt', weights_only=True)['train_iter'] == n, 'no step is lost'
     assert json.loads((out/'run.json').read_text())['status'] == 'stopped' and not (out/'.lock').exists()

@@ -65,7 +65,8 @@ class Kind:
 def make_classifier(folder, path):
     torch.manual_seed(0)
     dls = LabelDataLoaders.from_table(folder, size=32, bs=8, path=path)
-    return classifier_learner(dls, Classifier.from_start('random', dls.vocab, size=32))
+    arch = dict(name='test_vit', in_chans=1)
+    return classifier_learner(dls, Classifier.from_start('random', dls.vocab, size=32, arch=arch))
 
 
 def classifier_said(learn, said):
@@ -382,6 +383,7 @@ def test_data_block(folder, tmp_path):
 @pytest.fixture
 def classifier(folder, tmp_path):
     learn = make_classifier(folder, tmp_path)
+    torch.manual_seed(4)
     torch.nn.init.normal_(learn.model.head.weight)              # so that it has an opinion
     with learn.no_bar(), learn.no_logging(): yield learn
 
