@@ -17,6 +17,7 @@ from refers_nb.evaluation.experiments import (
 )
 from .locks import own_folder
 from .models.hub import checkpoint_config
+from .models.refers import refers_config
 from .runs import check_owner, check_record, read_record, results_in, run_record
 from .training.baselines import method_of
 from .training.digests import data_digest, start_digest
@@ -51,8 +52,8 @@ def shared_architecture(
 )->tuple:           # Arguments of `VisionEncoder`, and the image side, pixels
     "What every start of a comparison shares: as the checkpoint has it, else as the settings say"
     if not is_own(checkpoint):
-        arch = dict(name=f'vit_{s.pretrain.preset}_patch16_224', in_chans=1)
-        return arch, size or s.pretrain.size
+        vision = refers_config(s.pretrain.preset)['vision']
+        return dict(name=vision['name'], in_chans=1), size or s.pretrain.size
     vision = checkpoint_config(checkpoint)['architecture']['vision']
     return {o: vision[o] for o in ('name', 'in_chans')}, size or vision['size']
 

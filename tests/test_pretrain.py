@@ -6,6 +6,9 @@ from refers_nb.settings import KEYS, default, settings
 from refers_nb.training.baselines import pretrain_images
 from refers_nb.training.finetune import classifier_learner, finetune, finetune_learner
 from refers_nb.training.pretrain import RefersArgs, RunArgs, pretrain, pretrain_learner
+from refers_nb.comparison import shared_architecture
+from refers_nb.models.refers import PRESETS
+from refers_nb.settings import settings
 from refers_nb.training.starts import encoder_from, preset_of, resolve_start
 
 
@@ -46,3 +49,8 @@ def test_the_encoder_learns_slower_from_weights_than_from_random(monkeypatch):
     assert (RunArgs().vision_lr, RunArgs().weights) == (.2, 'vit_tiny_patch16_224.augreg_in21k_ft_in1k')
     assert (RunArgs(start='random').vision_lr, RunArgs(start='random').weights) == (1., None)
     assert RunArgs(start='random', vision_lr=.5).vision_lr == .5
+
+@pytest.mark.parametrize('preset', PRESETS)
+def test_a_comparison_takes_the_encoder_of_any_preset(preset):
+    arch, _ = shared_architecture('random', None, settings(pretrain_preset=preset))
+    assert arch['name'] == PRESETS[preset]['vision']['name']
