@@ -697,6 +697,38 @@ def test_other_report_encoders(folder, tmp_path, film, encoder):
     report_said(learn, load_learner(tmp_path/'export.pkl').predict(film))
 
 
+HALVES = {
+    'to_fp16': lambda learn: learn.to_fp16().fit(1),
+    'to_bf16': lambda learn: learn.to_bf16().fit(1),
+    'in fit': lambda learn: learn.fit(1, cbs=MixedPrecision()),
+    'as a class': lambda learn: learn.add_cb(MixedPrecision).fit(1),
+    'twice': lambda learn: learn.to_fp16().to_fp32().to_bf16().fit(1)}
+
+@pytest.mark.parametrize('how', HALVES)
+def test_half_precision_without_report_vectors(folder, tmp_path, film, how):
+    "A model without a report encoder learns; what it gives has 32 bits, and it is exported as ever"
+    dls = StudyDataLoaders.from_table(folder, vocab=400, max_len=24, size=32, k=2, bs=8, path=tmp_path)
+    config = refers_config('nano', vocab=len(dls.vocab), size=32, k=2, max_len=24) | dict(text=None)
+    learn = setup_progress(pretrain_learner(dls, Refers(config), RefersLoss(match=0.)))
+    seen = []
+    hook = learn.loss_func.register_forward_hook(lambda loss, args, out: seen.append(args[0]))
+    HALVES[how](learn)
+    hook.remove()
+    assert all(o.logits.dtype == torch.float32 and o.text_embeds is None for o in seen) and seen
+    assert vectors(learn.get_preds()[0]) == len(dls.valid_ds)
+    learn.export()
+    report_said(learn, load_learner(tmp_path/'export.pkl').predict(film))
+    learn.to_fp32().fit(1)
+    assert not [cb for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+
+
+def test_half_precision_of_studies_without_a_report(folder, tmp_path):
+    learn = setup_progress(make_reports(folder, tmp_path)).to_fp16()
+    items = learn.dls.valid_ds.items.drop(columns='report')
+    alone, nothing = learn.get_preds(dl=learn.dls.test_dl(items))
+    assert vectors(alone) == len(items) and nothing is None
+
+
 def test_outputs_are_tuples_that_fastai_makes_anew():
     out = Output(torch.zeros(2, dtype=torch.half), torch.ones(2), torch.ones(2), torch.ones(2))
     for o in (to_float(out), to_detach(out), pickle.loads(pickle.dumps(out)), out._replace(text_embeds=None)):
