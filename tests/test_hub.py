@@ -1,7 +1,8 @@
 "Checkpoints: nothing but a whole one of the right kind is read, and writing survives a kill"
-import http.server, json, os, pickle, shutil, signal, subprocess, sys, threading, time
+import copy as copying, http.server, inspect, json, os, pickle, shutil, signal, subprocess, sys, threading, time
 
 import pytest, torch
+from huggingface_hub import ModelHubMixin, PyTorchModelHubMixin
 from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertModel
@@ -9,8 +10,11 @@ from transformers import BertConfig, BertModel
 from hub_server import COMMIT, Hub
 from refers_nb.core import InputError
 from refers_nb.data.tokens import EncoderTokenizer, Tokenizer
-from refers_nb.models.hub import checkpoint_config, load_checkpoint, refuse_pickle, save_checkpoint
-from refers_nb.models.refers import refers_model
+from refers_nb.models.hub import (
+    checkpoint_config, copy_to_share, from_pretrained, load_checkpoint, refuse_pickle, save_checkpoint)
+from refers_nb.models.refers import Refers, refers_config, refers_model
+from refers_nb.models.vision import VisionEncoder
+from refers_nb.training.classifier import Classifier
 
 REPORTS = ['no acute disease', 'small left pleural effusion']*2
 
@@ -253,6 +257,143 @@ def test_between_the_two_renames_the_old_one_is_found(saved, tmp_path):
     assert sorted(o.name for o in tmp_path.iterdir()) == ['c']
 
 
+# The verbs of Hugging Face
+
+@pytest.fixture(scope='module')
+def classifier():
+    torch.manual_seed(1)
+    return Classifier.from_start('random', ['edema', 'nodule'], size=32).eval()
+
+
+def same_files(a, b): return {o.name: o.read_bytes() for o in a.iterdir()} == {o.name: o.read_bytes() for o in b.iterdir()}
+
+
+def test_the_model_alone(saved, classifier, tmp_path):
+    "In evaluation mode, to the bit, with what a next checkpoint needs; the same folder as by the function"
+    folder, model, tok = saved
+    back = Refers.from_pretrained(str(folder))
+    assert isinstance(back, Refers) and isinstance(back, PyTorchModelHubMixin) and not back.training
+    assert back.config == model.config and back.tokenizer('left').tolist() == tok('left').tolist()
+    for (name, a), b in zip(model.state_dict().items(), back.state_dict().values()): assert torch.equal(a, b), name
+    assert same_files(back.save_pretrained(tmp_path/'a'), folder)
+    assert same_files(model.save_pretrained(tmp_path/'b', tokenizer=tok), folder)
+    pair = from_pretrained(folder)
+    assert isinstance(pair, tuple) and pair[1]('left').tolist() == tok('left').tolist()
+    again = Classifier.from_pretrained(classifier.save_pretrained(tmp_path/'c'))
+    x = torch.randn(2, 1, 32, 32)
+    with torch.no_grad(): assert torch.equal(again(x), classifier(x))
+    assert again.config == classifier.config and again.tokenizer is None and not again.training
+
+
+def test_the_terms_of_the_data_go_from_checkpoint_to_checkpoint(classifier, tmp_path):
+    training = dict(data=dict(source='folder', terms='mine alone'), metrics=dict(auroc=.75), epochs=3)
+    a = classifier.save_pretrained(tmp_path/'a', training=training, text='A first one.')
+    back = Classifier.from_pretrained(a)
+    b = back.save_pretrained(tmp_path/'b')
+    assert back.facts == training and checkpoint_config(b) == checkpoint_config(a)
+    assert 'mine alone' in (b/'README.md').read_text() and 'A first one.' in (a/'README.md').read_text()
+    assert 'not recorded' in back.save_pretrained(tmp_path/'b', training={}).joinpath('README.md').read_text()
+
+
+@pytest.mark.parametrize('cls', [Refers, Classifier])
+def test_nothing_else_changes_by_the_verbs(cls, classifier):
+    config = classifier.config if cls is Classifier else refers_config('nano', vocab=50, size=32)
+    model = cls(config)
+    assert not [o for o in vars(model) if 'hub' in o] and model.config == config
+    assert [*inspect.signature(cls).parameters] == ['config']
+    for other in (copying.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert [*other.state_dict()] == [*model.state_dict()] and other.config == config
+        assert all(torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters()))
+    with torch.device('meta'): assert all(o.is_meta for o in cls(config=config).parameters())
+
+
+def test_what_the_mixin_itself_would_write_is_ours(saved, tmp_path):
+    "Its own save_pretrained, and its hooks"
+    folder, model, tok = saved
+    model = Refers.from_pretrained(folder)
+    ModelHubMixin.save_pretrained(model, tmp_path/'a')
+    assert same_files(tmp_path/'a', folder)
+    assert (folder/'README.md').read_text().endswith(model.generate_model_card().text)
+    other = ModelHubMixin.from_pretrained.__func__(Refers, folder)
+    assert torch.equal(other.fusion.norm.weight, model.fusion.norm.weight) and other.config == model.config
+
+
+def test_a_folder_with_other_files_is_not_saved_into(classifier, tmp_path):
+    (tmp_path/'notes.txt').write_text('mine')
+    with pytest.raises(InputError, match='notes.txt'): classifier.save_pretrained(tmp_path)
+    for wrong in ('config', 'model_card_kwargs', 'private', 'library'):
+        with pytest.raises(TypeError, match=wrong): classifier.save_pretrained(tmp_path/'a', **{wrong: {}})
+    assert [o.name for o in tmp_path.iterdir()] == ['notes.txt']
+
+
+def of_timm(path): VisionEncoder('test_vit', size=32).save_pretrained(path)
+def of_transformers(path): VisionEncoder('test_vit', size=32).save_pretrained(path, 'transformers')
+def of_bert(path): BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(path)
+def of_nothing(path): path.mkdir()
+
+
+def of_pickles(path):
+    path.mkdir()
+    (path/'config.json').write_text('{}')
+    torch.save({}, path/'pytorch_model.bin')
+
+
+def a_pickle(path): torch.save({}, path)
+def a_pipe(path): path.mkdir(); os.mkfifo(path/'config.json'); os.mkfifo(path/'model.safetensors')
+
+
+@pytest.mark.parametrize('cls', [Refers, Classifier])
+@pytest.mark.parametrize('make, says', [
+    (of_timm, 'is not of refers_nb'), (of_transformers, 'is not of refers_nb'), (of_bert, 'is not of refers_nb'),
+    (of_nothing, 'is no checkpoint'), (of_pickles, 'pytorch_model.bin, a pickle'), (a_pickle, 'is a pickle'),
+    (a_pipe, 'named pipe'), (str, 'no checkpoint at')])
+def test_what_is_no_checkpoint_is_refused_in_a_line(tmp_path, cls, make, says):
+    make(tmp_path/'c')
+    with pytest.raises(InputError, match=says) as e: cls.from_pretrained(tmp_path/'c')
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_a_model_of_another_class_is_refused_in_a_line(saved, classifier, tmp_path):
+    wrong = [(Classifier, saved[0], 'holds a Refers, not a Classifier'),
+             (Refers, classifier.save_pretrained(tmp_path/'c'), 'holds a Classifier, not a Refers')]
+    for cls, folder, says in wrong:
+        with pytest.raises(InputError, match=says) as e: cls.from_pretrained(folder)
+        assert len(str(e.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('name', ['nobody/nothing', 'nothing', 'a/b/c', '../up', ''])
+def test_what_is_not_here_is_told_without_a_network(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as e:
+        Refers.from_pretrained(name, local_files_only=True, cache_dir=tmp_path/'cache')
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_no_code_of_others(copy):
+    "Neither named in the configuration, nor in what a tokenizer file tells; what is shared is written anew"
+    edit(copy, auto_map={'AutoModel': 'theirs.Model'})
+    with pytest.raises(InputError, match='auto_map'): Refers.from_pretrained(copy)
+
+
+def test_what_a_tokenizer_file_tells_is_written_anew_for_sharing(saved, copy, tmp_path):
+    told = dict(auto_map={'AutoTokenizer': ['theirs.T', None]}, name_or_path='/data/clinic/run')
+    (copy/'tokenizer_config.json').write_text(json.dumps(told))
+    assert Refers.from_pretrained(copy).tokenizer.max_len == saved[2].max_len     # it is not read here
+    (tmp_path/'shared').mkdir()
+    copy_to_share(copy, tmp_path/'shared')
+    assert same_files(tmp_path/'shared', saved[0])
+
+
+def test_a_checkpoint_without_it_opens_as_ever(saved, copy, tmp_path):
+    (copy/'tokenizer_config.json').unlink()
+    assert Refers.from_pretrained(copy).tokenizer('left').tolist() == saved[2]('left').tolist()
+    (tmp_path/'shared').mkdir()
+    copy_to_share(copy, tmp_path/'shared')
+    assert same_files(tmp_path/'shared', saved[0])
+    os.mkfifo(copy/'tokenizer_config.json')
+    with pytest.raises(InputError, match='named pipe'): Refers.from_pretrained(copy)
+
+
 # Sharing: the real client of huggingface_hub, against a hub on this machine
 
 OFFLINE = '''
@@ -293,7 +434,7 @@ for call in wrong:
 '''
 
 
-def share(folder, home):
+def share(folder, home, script=SHARE):
     "What the client says, against a hub in this process"
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -301,7 +442,7 @@ def share(folder, home):
                                 HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_PROGRESS_BARS='1',
                                 PYTHONWARNINGS='ignore')
         for name in ('HF_HUB_OFFLINE', 'HF_TOKEN', 'TRANSFORMERS_OFFLINE'): env.pop(name, None)
-        p = subprocess.run([sys.executable, '-c', SHARE, folder, Hub.token], capture_output=True, text=True,
+        p = subprocess.run([sys.executable, '-c', script, folder, Hub.token], capture_output=True, text=True,
                            env=env, timeout=180)
         server.shutdown()
     assert p.returncode == 0, p.stderr
@@ -327,3 +468,35 @@ def test_a_checkpoint_goes_to_the_hub_and_comes_back(saved, tmp_path):
 
     assert 'me/mine cannot be written' in errors[0] and 'hf auth login' in errors[0]
     assert 'no checkpoint me/other' in errors[1] and 'no checkpoint me/mine' in errors[2]
+
+
+VERBS = '''
+import sys
+from refers_nb.core import InputError
+from refers_nb.models.refers import Refers
+folder, token = sys.argv[1:]
+model = Refers.from_pretrained(folder)
+print(model.push_to_hub('me/mine', token=token, commit_message='First'))
+there = Refers.from_pretrained('me/mine', token=token)
+total = sum(p.double().abs().sum().item() for p in there.parameters())
+print(total, there.tokenizer('left effusion').tolist(), there.training)
+again = Refers.from_pretrained('me/mine', token=token, force_download=True)
+print(model.save_pretrained(folder, push_to_hub=True, repo_id='me/mine', token=token))
+for call in (lambda: model.push_to_hub('me/mine', token='hf_wrong'),
+             lambda: Refers.from_pretrained('me/other', token=token)):
+    try: call()
+    except InputError as e: print(e)
+'''
+
+
+def test_the_verbs_reach_the_hub(saved, tmp_path):
+    Hub.repos = {}
+    folder = shutil.copytree(saved[0], tmp_path/'c')
+    first, weights, second, *errors = share(folder, tmp_path/'hf', VERBS)
+    assert first.endswith(f'/me/mine/commit/{COMMIT}') and second == first
+    total, rest = weights.split(' ', 1)
+    assert float(total) == sum(o.double().abs().sum().item() for o in saved[1].parameters())
+    assert rest == f"{saved[2]('left effusion').tolist()} False"
+    private, files = Hub.repos['me/mine']
+    assert private and {k: v for k, v in files.items() if k != '.gitattributes'} == {o.name: o.read_bytes() for o in saved[0].iterdir()}
+    assert len(errors) == 2 and 'me/mine cannot be written' in errors[0] and 'no checkpoint me/other' in errors[1]

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.progress import CSVLogger, ShowGraphCallback
@@ -32,6 +33,7 @@ from refers_nb.training.classifier import Classifier, MaskedBCE
 from refers_nb.training.finetune import classifier_learner
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.reports import pretrain_learner, RefersLists, WriteReports
+from radiograph_files import dicom
 
 plt.switch_backend('agg')
 pytestmark = pytest.mark.filterwarnings('ignore')
@@ -496,6 +498,39 @@ def test_the_loss_of_an_image():
     with pytest.raises(InputError, match="'mean' or 'none'"): MaskedBCE(reduction='sum')(logits, targets)
 
 
+def test_the_script_of_a_newcomer(folder, tmp_path):
+    "From a table to a folder that timm opens, by nothing that a user of fastai does not know"
+    dls = LabelDataLoaders.from_table(folder, findings=['cardiomegaly', 'edema'], size=32, bs=8, path=tmp_path)
+    dls.show_batch()
+    learn = classifier_learner(dls, Classifier.from_start('random', dls.vocab, size=32))
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1, learn.lr_find(num_it=12, show_plot=False).valley)
+        learn.show_results()
+        Interpretation.from_learner(learn).plot_top_losses(2)
+        x = np.random.default_rng(0).integers(0, 4096, (60, 50), np.uint16)
+        names, present, probability = learn.predict(dicom(tmp_path/'film.dcm', x))
+    assert [*probability.index] == ['cardiomegaly', 'edema'] and set(names) <= {*dls.vocab}
+    learn.export()
+    model = learn.model.cpu().eval()
+    again = Classifier.from_pretrained(model.save_pretrained(tmp_path/'classifier'))
+    encoder = model.vision.save_pretrained(tmp_path/'for_timm')
+    there = timm.create_model(f'local-dir:{encoder}', pretrained=True).eval()
+    images = dls.valid.one_batch()[0].cpu().as_subclass(torch.Tensor)
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+        assert torch.allclose(there.forward_features(images), model.vision(images), atol=1e-5)
+
+
+def test_a_reader_is_given_away_with_its_tokenizer(reports, tmp_path):
+    "A Learner of reports writes a folder from which the same reports are written"
+    model = Refers.from_pretrained(reports.model.save_pretrained(tmp_path/'reader'))
+    views, mask, _ = reports.dls.valid.one_batch()
+    want = generate(reports.model, views, mask, reports.tok).texts
+    assert generate(model, views, mask, model.tokenizer).texts == want
+    learn = pretrain_learner(reports.dls, model)
+    assert learn.model.tokenizer is reports.tok
+
+
 def test_shows_what_is_wrong_in_red(classifier):
     axs = classifier.show_results(max_n=4, shuffle=False)
     colours = {text.get_color() for ax in axs[0].figure.axes for text in ax.texts}
@@ -697,6 +732,38 @@ def test_other_report_encoders(folder, tmp_path, film, encoder):
     assert 'Total params' in str(learn.summary())
     learn.export()
     report_said(learn, load_learner(tmp_path/'export.pkl').predict(film))
+
+
+HALVES = {
+    'to_fp16': lambda learn: learn.to_fp16().fit(1),
+    'to_bf16': lambda learn: learn.to_bf16().fit(1),
+    'in fit': lambda learn: learn.fit(1, cbs=MixedPrecision()),
+    'as a class': lambda learn: learn.add_cb(MixedPrecision).fit(1),
+    'twice': lambda learn: learn.to_fp16().to_fp32().to_bf16().fit(1)}
+
+@pytest.mark.parametrize('how', HALVES)
+def test_half_precision_without_report_vectors(folder, tmp_path, film, how):
+    "A model without a report encoder learns; what it gives has 32 bits, and it is exported as ever"
+    dls = StudyDataLoaders.from_table(folder, vocab=400, max_len=24, size=32, k=2, bs=8, path=tmp_path)
+    config = refers_config('nano', vocab=len(dls.vocab), size=32, k=2, max_len=24) | dict(text=None)
+    learn = setup_progress(pretrain_learner(dls, Refers(config), RefersLoss(match=0.)))
+    seen = []
+    hook = learn.loss_func.register_forward_hook(lambda loss, args, out: seen.append(args[0]))
+    HALVES[how](learn)
+    hook.remove()
+    assert all(o.logits.dtype == torch.float32 and o.text_embeds is None for o in seen) and seen
+    assert vectors(learn.get_preds()[0]) == len(dls.valid_ds)
+    learn.export()
+    report_said(learn, load_learner(tmp_path/'export.pkl').predict(film))
+    learn.to_fp32().fit(1)
+    assert not [cb for cb in learn.cbs if isinstance(cb, MixedPrecision)]
+
+
+def test_half_precision_of_studies_without_a_report(folder, tmp_path):
+    learn = setup_progress(make_reports(folder, tmp_path)).to_fp16()
+    items = learn.dls.valid_ds.items.drop(columns='report')
+    alone, nothing = learn.get_preds(dl=learn.dls.test_dl(items))
+    assert vectors(alone) == len(items) and nothing is None
 
 
 def test_outputs_are_tuples_that_fastai_makes_anew():
