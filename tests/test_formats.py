@@ -73,7 +73,7 @@ class NoNetwork(socket.socket):
 
 sys.meta_path.insert(0, Without())
 socket.socket = NoNetwork
-sys.path[:] = [o for o in sys.path if not o.startswith(sys.argv[2])]
+sys.path[:] = [o for o in sys.path if o.rstrip('/') != sys.argv[2]]
 import timm, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, ViTModel

@@ -500,3 +500,12 @@ def test_the_verbs_reach_the_hub(saved, tmp_path):
     private, files = Hub.repos['me/mine']
     assert private and {k: v for k, v in files.items() if k != '.gitattributes'} == {o.name: o.read_bytes() for o in saved[0].iterdir()}
     assert len(errors) == 2 and 'me/mine cannot be written' in errors[0] and 'no checkpoint me/other' in errors[1]
+
+
+@pytest.mark.parametrize('lost', ['no key', 'null'])
+def test_a_configuration_without_the_tokenizer_that_is_there_is_damaged(copy, lost):
+    config = json.loads((copy/'config.json').read_text())
+    config['tokenizer'] = None
+    if lost == 'no key': del config['tokenizer']
+    (copy/'config.json').write_text(json.dumps(config))
+    with pytest.raises(InputError, match='says nothing of a tokenizer, and there is a tokenizer.json'): load_checkpoint(copy)

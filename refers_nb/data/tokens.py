@@ -180,6 +180,17 @@ def load(cls:Tokenizer,
         raise InputError(f'{path} puts {around[:9]} around a report, not start and end')
     return tok
 
+# %% ../../nbs/11_tokens.ipynb #a2f09b61
+@patch
+def transformers_config(self:Tokenizer
+)->dict: # For a `tokenizer_config.json` beside the `tokenizer.json`
+    "What `AutoTokenizer` of Hugging Face wants to know of this tokenizer"
+    roles = 'pad_token', 'bos_token', 'eos_token', 'mask_token'
+    return dict(
+        tokenizer_class='PreTrainedTokenizerFast', **dict(zip(roles, SPECIALS)),
+        model_max_length=self.max_len, model_input_names=['input_ids', 'attention_mask'],
+        padding_side='right', truncation_side='right', clean_up_tokenization_spaces=False)
+
 # %% ../../nbs/11_tokens.ipynb #834fefb8
 def read_sentencepiece(
     path # A `sentencepiece` model of byte pairs

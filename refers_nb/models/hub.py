@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['REQUIRED', 'FILES', 'HUB_NAME', 'own_tensors', 'staging_name', 'backup_name', 'replace_folder', 'tokenizer_sizes',
-           'write_checkpoint', 'refuse_foreign_files', 'save_checkpoint', 'check_complete', 'local_checkpoint',
-           'checkpoint_config', 'read_tensors', 'check_fit', 'fill_model', 'load_tokenizer', 'check_reader',
-           'load_tokenizers', 'check_readers', 'build_model', 'load_checkpoint', 'load_encoder', 'copy_to_share',
-           'push_to_hub', 'checkpoint_folder', 'from_pretrained', 'redact_path', 'refuse_pickle', 'model_card']
+           'write_tokenizer_config', 'write_checkpoint', 'refuse_foreign_files', 'save_checkpoint', 'check_complete',
+           'local_checkpoint', 'checkpoint_config', 'read_tensors', 'check_fit', 'fill_model', 'load_tokenizer',
+           'check_reader', 'load_tokenizers', 'check_readers', 'build_model', 'load_checkpoint', 'load_encoder',
+           'copy_to_share', 'push_to_hub', 'checkpoint_folder', 'from_pretrained', 'redact_path', 'refuse_pickle',
+           'model_card']
 
 # %% ../../nbs/25_hub.ipynb #ff319e00
 import json
@@ -18,7 +19,7 @@ import tempfile
 from pathlib import Path
 import torch
 from fastcore.meta import delegates
-from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub import HfApi, PyTorchModelHubMixin, snapshot_download
 from huggingface_hub.errors import HTTPError
 from safetensors.torch import load_file, save_file
 from ..core import atomic, InputError, sync_to_disk
@@ -34,7 +35,7 @@ from .vision import load_vision, mismatch, VisionEncoder
 # %% ../../nbs/25_hub.ipynb #fc27204c
 _all_ = ['redact_path', 'refuse_pickle', 'model_card'] # found here, too
 REQUIRED = 'model.safetensors', 'config.json'
-FILES = *REQUIRED, 'tokenizer.json', 'README.md', 'words.json'
+FILES = *REQUIRED, 'tokenizer.json', 'README.md', 'words.json', 'tokenizer_config.json'
 
 # %% ../../nbs/25_hub.ipynb #d1343de0
 def own_tensors(
@@ -90,6 +91,15 @@ def tokenizer_sizes(
     return sizes
 
 # %% ../../nbs/25_hub.ipynb #e0af774a
+def write_tokenizer_config(
+    tok,        # `Tokenizer`, or None
+    folder:Path # Folder of a checkpoint
+):
+    "What `AutoTokenizer` wants to know beside `tokenizer.json`"
+    if tok is None: return
+    text = json.dumps(tok.transformers_config(), indent=1) + '\n'
+    (folder/'tokenizer_config.json').write_text(text)
+
 def write_checkpoint(
     model,         # Model that keeps what it was built from as `config`
     tok,           # Its `Tokenizer`, or None
@@ -102,6 +112,7 @@ def write_checkpoint(
     with atomic(folder/'model.safetensors') as p:
         save_file(own_tensors(model), p, metadata={'format': 'pt'})
     if tok is not None: tok.save(folder/'tokenizer.json')
+    write_tokenizer_config(tok, folder)
     own = getattr(tok, 'encoder_tokenizer', None)
     if own is not None: own.save(folder/'words.json')
     config = {'format': 1, 'class': type(model).__name__, 'architecture': model.config,
@@ -251,8 +262,11 @@ def load_tokenizers(
     sizes,       # What its configuration says of its tokenizer, or None
 ):               # `Tokenizer`, or None where the model has none
     "Tokenizer of a checkpoint, with that of a report encoder that has its own"
-    if not sizes: return None
     path = folder/'tokenizer.json'
+    if not sizes and not os.path.lexists(path): return None
+    if not sizes:
+        raise InputError(f'{folder/"config.json"} says nothing of a tokenizer, and there is a '
+                         f'{path.name}: the configuration is damaged')
     if not os.path.lexists(path): raise InputError(f'{folder} has no tokenizer.json')
     tok = load_tokenizer(path, sizes['vocabulary'])
     longest = sizes.get('max_len') or tok.max_len
@@ -307,6 +321,9 @@ def load_checkpoint(
     tok = load_tokenizers(folder, config['tokenizer'])
     check_readers(shapes, tok, folder)
     model = fill_model(build_model(folder, config, cls), weights)
+    if isinstance(model, PyTorchModelHubMixin):
+        model.tokenizer = tok
+        model.facts = config['training']
     return model.eval(), tok
 
 # %% ../../nbs/25_hub.ipynb #f0e7c408
@@ -341,6 +358,8 @@ def copy_to_share(
     for name in FILES:
         if (folder/name).exists(): shutil.copyfile(folder/name, out/name)
     config = checkpoint_config(folder)
+    (out/'tokenizer_config.json').unlink(missing_ok=True)  # anew, whoever wrote the old one
+    write_tokenizer_config(load_tokenizers(folder, config['tokenizer']), out)
     told = config | dict(training=redacted(config['training']))
     if told != config: (out/'config.json').write_text(json.dumps(told, indent=1) + '\n')
     card = out/'README.md'
@@ -354,22 +373,26 @@ def push_to_hub(
     name:str,          # Repository on the hub, `owner/name`
     private:bool=True, # Visible to its owner alone; an existing repository stays as it is
     token=None,        # Access token that may write; default: that of `hf auth login`
+    commit_message=None,  # Default: the class of the model
+    branch=None,          # Default: `main`
+    create_pr:bool=False, # Propose the change instead of making it
 )->str:                # Address of the commit
     "Upload a checkpoint to the Hugging Face hub; `InputError` where it may not be written"
     folder = local_checkpoint(folder)
-    message = f'{checkpoint_config(folder)["class"]} of refers_nb'
+    message = commit_message or f'{checkpoint_config(folder)["class"]} of refers_nb'
     api = HfApi(token=token)
     files = [*FILES]
     with tempfile.TemporaryDirectory() as tmp:
         copy_to_share(folder, Path(tmp))
         try:
-            api.create_repo(name, private=private, exist_ok=True)
-            commit = api.upload_folder(repo_id=name, folder_path=tmp, commit_message=message,
-                                       allow_patterns=files, delete_patterns=files)
+            repository = api.create_repo(name, private=private, exist_ok=True).repo_id
+            commit = api.upload_folder(
+                repo_id=repository, folder_path=tmp, commit_message=message, revision=branch,
+                create_pr=create_pr, allow_patterns=files, delete_patterns=files)
         except (OSError, ValueError, HTTPError) as e:
             raise InputError(f'{name} cannot be written on the Hugging Face hub; it needs a '
                              'network, and a login by `hf auth login` or a token that may write: '
-                             f'{e}') from e
+                             f'{shown(e, 300)}') from e
     return str(commit.commit_url)
 
 # %% ../../nbs/25_hub.ipynb #cc177726
@@ -381,6 +404,7 @@ def checkpoint_folder(
     token=None,     # Access token; default: that of `hf auth login`
     cache_dir=None, # Where the hub's files are kept; default: the cache of `huggingface_hub`
     local_files_only:bool=False, # Ask no network
+    force_download:bool=False,   # Fetch again what was fetched before
 )->Path:            # Folder on this machine
     "Where a checkpoint lies; fetched first if it is on the hub"
     path = Path(name).expanduser()
@@ -389,10 +413,11 @@ def checkpoint_folder(
     try:
         return Path(snapshot_download(
             str(name), revision=revision, token=token, cache_dir=cache_dir,
-            local_files_only=local_files_only, allow_patterns=[*FILES]))
+            local_files_only=local_files_only, force_download=force_download,
+            allow_patterns=[*FILES]))
     except (OSError, ValueError, HTTPError) as e:
         raise InputError(f'no checkpoint {name}, neither as a folder nor '
-                         f'on the Hugging Face hub: {e}') from e
+                         f'on the Hugging Face hub: {shown(e, 300)}') from e
 
 # %% ../../nbs/25_hub.ipynb #b2bcaaca
 @delegates(checkpoint_folder)

@@ -14,6 +14,7 @@ from torch import nn
 from ..core import InputError
 from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
+from .pretrained import HubModel
 from .textenc import freeze, ReportEncoder
 from .vision import is_random, vision_encoder, VisionEncoder
 
@@ -29,7 +30,7 @@ class Output(namedtuple('Output', 'logits image_embeds text_embeds view_weights'
 FUSIONS = dict(attention=AttentionFusion, gate=GateFusion)
 
 # %% ../../nbs/24_refers.ipynb #d2f75b60
-class Refers(nn.Module):
+class Refers(nn.Module, HubModel):
     "Views (bs, k, c, h, w), mask (bs, k) and reports (bs, t) to `Output` (paper, figure 1)"
     def __init__(self,
         config:dict # Plain numbers and strings, as `refers_config` gives

@@ -16,6 +16,7 @@ import sys
 import zipfile
 from collections import namedtuple
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 import numpy as np
 import torch
@@ -94,16 +95,30 @@ def forward(self:VisionEncoder,
     cls = tokens[:, :1] if has_class else patches.mean(1, keepdim=True)  # (n, 1, d)
     return torch.cat([cls, patches], 1)
 
+# %% ../../nbs/20_vision.ipynb #c6f2a91e
+@patch
+def save_pretrained(self:VisionEncoder,
+    save_directory,     # Folder to write
+    library:str='timm', # Whose folder: 'timm' or 'transformers'
+    **kwargs            # Of `save_timm`: `mean`, `std`
+)->Path:                # The folder
+    "Write a folder that people without this library open; see `models.formats`"
+    formats = import_module('refers_nb.models.formats')
+    return formats.save_encoder(self, save_directory, library, **kwargs)
+
 # %% ../../nbs/20_vision.ipynb #bb80669a
 def unwrap(
     state # Whatever a checkpoint held
 ):        # Name to tensor, where there is such a dictionary in it
-    "Weights inside a checkpoint: under 'model' or 'state_dict', names without 'module.'"
+    "Weights inside a checkpoint: under 'model' or 'state_dict', names without what wraps them"
     for key in ('model', 'state_dict'):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
     if not isinstance(state, dict): return state
-    distributed = all(str(k).startswith('module.') for k in state)
-    return {k.removeprefix('module.'): v for k, v in state.items()} if distributed else state
+    is_wrapped = all(str(k).startswith(('module.', '_orig_mod.')) for k in state)
+    if not state or not is_wrapped: return state
+    from timm.models import clean_state_dict
+    plain = clean_state_dict(state)
+    return plain if len(plain) == len(state) else state  # two of one name are not merged
 
 # %% ../../nbs/20_vision.ipynb #3f83d01d
 def read_data_only(

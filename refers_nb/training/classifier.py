@@ -17,13 +17,14 @@ from fastcore.foundation import L
 from torch import nn
 from ..core import InputError
 from ..data.report import swap_sides
+from ..models.pretrained import HubModel
 from ..models.vision import VisionEncoder
 from .learner import ScheduledLearner
 from .metrics import auroc_metric
 from .starts import encoder_from
 
 # %% ../../nbs/34_classifier.ipynb #9985713a
-class Classifier(nn.Module):
+class Classifier(nn.Module, HubModel):
     "Radiographs (n, c, h, w) to one logit per finding (n, f): a linear layer on the class token"
     def __init__(self,
         config:dict # `vision`: arguments of `VisionEncoder`; `findings`: names; `frozen`: bool
