@@ -35,7 +35,7 @@ def arguments():
 def commands(work):
     "Name of a run to its command; OUT stands for the folder to write"
     data, ready = work/'raw'/'list.csv', work/'whole'
-    train = ['--preset', 'nano', '--start', 'random', '--size', 32, '--bs', 8, '--epochs', 4, '--device', 'cpu', '--precision', 'fp32']
+    train = ['--start', 'random', '--size', 32, '--bs', 8, '--epochs', 4, '--device', 'cpu', '--precision', 'fp32']
     tune = ['--steps', 60, '--bs', 8, '--device', 'cpu', '--precision', 'fp32', '--size', 32]
     methods = {o: ['refers-pretrain', ready/'prep', 'OUT', '--method', o, *train] for o in ('refers', 'mae', 'context', 'simclr')}
     start = ready/'refers'/'checkpoint'
