@@ -452,14 +452,17 @@ class Hang(BaseException):
 
 @contextmanager
 def quickly():
-    "A hang becomes an error; should even that fail, the process dies with its stack"
+    """A hang becomes an error; should even that fail, the process dies with its stack
+
+    Seconds of the processor count, since the machine may be busy with other work, and six times as many of waiting."""
     def ring(*_): raise Hang(f'over {SECONDS} s')
-    signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    faulthandler.dump_traceback_later(3*SECONDS, exit=True)
+    for name in (signal.SIGPROF, signal.SIGALRM): signal.signal(name, ring)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, 6*SECONDS)
+    faulthandler.dump_traceback_later(9*SECONDS, exit=True)
     try: yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for clock in (signal.ITIMER_PROF, signal.ITIMER_REAL): signal.setitimer(clock, 0)
         faulthandler.cancel_dump_traceback_later()
 
 def remove(path):

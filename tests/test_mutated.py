@@ -51,7 +51,8 @@ def light(bases):
 def test_a_short_series(kind, bases, request):
     told = request.getfixturevalue('light') if kind in LIGHT else part([kind], bases(kind), 0, 0, 25)
     counts = told[kind]
-    assert counts['refused'] > 3 and counts['taken'] + counts['refused'] == 25, counts
+    least = 0 if kind == 'builds' else 4   # what a build has left damaged is made anew
+    assert counts['refused'] >= least and counts['taken'] + counts['refused'] == 25, counts
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kind', mutations.KINDS)
