@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRETRAIN', 'FINETUNE', 'FINETUNE_LIMITS', 'DEMO_LIMITS', 'REPORT_LIMITS', 'CAUTION', 'draw_to_files', 'parse_options',
-           'folder_of', 'refers_prep', 'check_reads_reports', 'share_checkpoint', 'refers_pretrain', 'refers_finetune',
-           'evaluate_released', 'check_no_run', 'evaluate_predictions', 'refers_evaluate', 'refers_demo', 'plot_looks',
-           'refers_report']
+           'folder_of', 'refers_prep', 'check_reads_reports', 'setting_options', 'pretrain_recipe', 'share_checkpoint',
+           'refers_pretrain', 'refers_finetune', 'evaluate_released', 'check_no_run', 'evaluate_predictions',
+           'refers_evaluate', 'refers_demo', 'plot_looks', 'refers_report']
 
 # %% ../nbs/51_cli.ipynb #37517edc
 import sys
@@ -92,8 +92,33 @@ def check_reads_reports(
     from refers_nb.training.baselines import TASKS
     if method not in TASKS: return
     for o in ('accum', 'tau', 'lam', 'text'):
-        if given[o] is None: continue
+        if given.get(o) is None: continue
         raise InputError(f'--{o} is for methods that read reports, {method} does not')
+
+# %% ../nbs/51_cli.ipynb #c2b10001
+def setting_options(
+    given:dict # Option to what was given
+)->dict:
+    "Options as `settings` checks them; the word paper is none of its presets"
+    options = {f'pretrain_{k}': v for k, v in given.items() if k in PRETRAIN}
+    if given.get('preset') == 'paper': del options['pretrain_preset']
+    return options
+
+def pretrain_recipe(
+    s,          # `Settings`
+    given:dict, # Option to what was given
+    pool:str    # Of the report encoder, None for the usual
+)->dict:
+    "Arguments of a pre-training: those of the settings, or of the paper those that were given"
+    is_paper = given.get('preset') == 'paper'
+    names = [k for k in PRETRAIN if k in given] if is_paper else PRETRAIN
+    recipe = {k: getattr(s.pretrain, k) for k in names}
+    if is_paper: recipe['preset'] = 'paper'
+    if 'start' in recipe: recipe['start'] = str(recipe['start'])
+    text = given.get('text')
+    if text == 'none': recipe['text'] = None
+    elif text: recipe['text'] = dict(name=text, pool=pool or 'cls')
+    return recipe
 
 # %% ../nbs/51_cli.ipynb #440cd913
 def share_checkpoint(
@@ -111,7 +136,7 @@ def refers_pretrain(
     table:str,              # Folder by refers-prep, or its studies.parquet
     out:str,                # Folder of the run; the checkpoint is OUT/checkpoint
     method:str='refers',    # refers, matching, generation, labels, simclr, mae or context
-    preset:str=None,        # nano, tiny, small or base (paper: base)
+    preset:str=None,        # nano, tiny, small or base (paper: base); paper: all of its values
     start:str=None,         # imagenet, random, a timm name or a file of weights (paper: imagenet)
     size:int=None,          # Image side, pixels (paper: 224)
     n_views:int=None,       # Views of a study (paper: 3)
@@ -124,37 +149,40 @@ def refers_pretrain(
     warmup:float=None,      # Share of the steps that warm up
     tau:float=None,         # Temperature of the matching loss (paper: 0.1)
     lam:float=None,         # Weight of study to report (paper: 0.75)
-    text:str=None,          # Report encoder, Hugging Face name or folder; default: a small one
-    pool:str='cls',         # Pooling of `--text`, cls or mean (paper: cls)
-    freeze:int=0,           # Its first layers that stay as they are (paper: 6)
-    vocab:int=3000,         # Vocabulary size at most (paper: 10,000)
-    least_patients:int=5,   # Patients in whose reports a word must stand to become part of it
+    text:str=None,          # Report encoder, Hugging Face name or folder; none: one at random
+    pool:str=None,          # Pooling of `--text`, cls or mean; default: cls (paper: cls)
+    freeze:int=None,        # Its first layers that stay as they are; default: 0 (paper: 6)
+    vocab:int=None,         # Vocabulary size at most; default: 3,000 (paper: 10,000)
+    least_patients:int=None, # Whose reports must have a word to learn pieces from it; default: 5
     seed:int=None,          # Every random choice follows from it
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
     workers:int=None,       # Processes that load images
     share:str=None,         # Upload the checkpoint to this repository of the hub, owner/name
+    dry_run:store_true=False, # Say what the run will do and cost, and write nothing
 ):
     """Pre-train an encoder on studies with reports; goes on where it was stopped
 
     Methods: refers, or its halves matching and generation; labels drawn from the reports; simclr,
-    mae and context see radiographs alone. The paper's report encoder is
-    emilyalsentzer/Bio_ClinicalBERT."""
-    given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text')}
+    mae and context see radiographs alone. --preset paper sets every value to the paper's, whatever
+    the settings say, and options beside it win. Its report encoder,
+    emilyalsentzer/Bio_ClinicalBERT, is downloaded unless --text names a folder, or none."""
+    given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
+    more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients)
     s = settings(run_device=device, run_precision=precision, run_workers=workers, run_seed=seed,
-                 **{f'pretrain_{k}': given[k] for k in PRETRAIN})
+                 **setting_options(given))
 
     from refers_nb.training.baselines import baseline
     check_reads_reports(method, given)
-    recipe = {k: getattr(s.pretrain, k) for k in PRETRAIN}
-    recipe['start'] = str(recipe['start'])
-    encoder = dict(name=text, pool=pool) if text else None
+    recipe = pretrain_recipe(s, given, pool) | {k: v for k, v in more.items() if v is not None}
     run = dict(seed=s.run.seed, device=s.run.device, precision=s.run.precision,
-               workers=s.run.workers or 0)
-    recipe |= dict(text=encoder, freeze=freeze, vocab=vocab, least_patients=least_patients)
-    checkpoint = baseline(method, table, out, **run, **recipe)
-    sys.stdout.write(f'{checkpoint}\n')
-    if share: share_checkpoint(checkpoint, share)
+               workers=s.run.workers or 0, dry_run=dry_run)
+    res = baseline(method, table, out, **run, **recipe)
+    if dry_run:
+        from refers_nb.training.plan import plan_text
+        res = plan_text(res)
+    sys.stdout.write(f'{res}\n')
+    if share and not dry_run: share_checkpoint(res, share)
 
 # %% ../nbs/51_cli.ipynb #f43ccc86
 FINETUNE = 'fractions seeds steps bs lr opt views'.split()

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'BASELINES', 'LOSS_WEIGHTS', 'report_labels', 'images_of', 'ImagesArgs', 'image_dls', 'crop_loss',
-           'task_parts', 'encoder_groups', 'images_learner', 'pretrain_images', 'arguments_of', 'baseline', 'method_of',
-           'why_not', 'baseline_row', 'baselines']
+           'task_parts', 'encoder_groups', 'images_learner', 'arguments_of', 'plan_images', 'pretrain_images',
+           'baseline', 'method_of', 'why_not', 'baseline_row', 'baselines']
 
 # %% ../../nbs/34c_baselines.ipynb #e74593ed
 import inspect
@@ -37,7 +37,9 @@ from .optim import optimiser
 from refers_nb.training.pretext import (
     ContextRestorer, contrastive_accuracy, CropItems, MaskedAutoencoder, nt_xent,
     restoration_loss, SimCLR)
-from .pretrain import data_facts, fit_run, pretrain, RunArgs
+from .paper import preset_args
+from .plan import folder_state, plan_run
+from .pretrain import data_facts, fit_run, pretrain, RunArgs, stand_ins
 from .starts import ARCH, encoder_from, resolve_start
 
 # %% ../../nbs/34c_baselines.ipynb #e78cb258
@@ -162,6 +164,26 @@ def images_learner(
     return setup_progress(learn)
 
 # %% ../../nbs/34c_baselines.ipynb #211fd7ad
+def arguments_of(
+    pretraining # `pretrain`, `pretrain_images` or a class of arguments
+)->set:         # Names
+    "What belongs to the recipe of a pre-training"
+    return set(inspect.signature(pretraining).parameters) - {'table', 'out', 'task'}
+
+def plan_images(
+    args:ImagesArgs, # What the run is
+    df,              # Study table with reports
+    table,           # Prepared folder, or its studies.parquet
+    workers:int,     # Processes that load images
+    folder:str       # What the folder of the run holds
+)->pd.Series:
+    "What `pretrain_images` would do and cost"
+    torch.manual_seed(args.seed)
+    args, notes = stand_ins(args)
+    learn = images_learner(args, df, image_store(table), workers)
+    learn.schedule(learn.max_lrs, args.warmup)
+    return plan_run(learn, args.epochs, args.dtype, dict(folder=folder) | notes)
+
 @delegates(ImagesArgs.__init__, but='task')
 def pretrain_images(
     table,                  # Prepared folder (`refers-prep`) with reports, or its studies.parquet
@@ -171,14 +193,17 @@ def pretrain_images(
     workers:int=0,          # Processes that load images
     save_every:int=200,     # Steps between saves of the state
     tensorboard:bool=True,  # Write TensorBoard logs
+    dry_run:bool=False,     # Say what the run will do, and write nothing
     **kwargs
-)->Path:                    # The checkpoint, `out/checkpoint`
+)->Path:                    # The checkpoint, `out/checkpoint`; the plan of a dry run, a Series
     "Pre-train on images, or on labels drawn from reports, with the budget of `pretrain`; resumes"
     out = Path(out)
-    args = ImagesArgs(task=task, preset=preset, **kwargs)
+    args = ImagesArgs(task=task, **preset_args(preset, kwargs, arguments_of(ImagesArgs)))
     optimiser(args.opt, args.wd)                            # an unknown one is an error now
     df = read_studies(table)
+    if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)
     record = args.record(table)
+    if dry_run: return plan_images(args, df, table, workers, folder_state(out, record))
 
     def train():
         "Data, model, loss, learner; fit, save"
@@ -206,18 +231,12 @@ BASELINES = dict(
 LOSS_WEIGHTS = dict(matching=dict(gen=0.), generation=dict(match=0.), refers={})
 
 # %% ../../nbs/34c_baselines.ipynb #a59464d9
-def arguments_of(
-    pretraining # `pretrain` or `pretrain_images`
-)->set:         # Names
-    "What belongs to the recipe of a pre-training"
-    return set(inspect.signature(pretraining).parameters) - {'table', 'out', 'task'}
-
 def baseline(
     method:str,     # One of `BASELINES`
     table,          # Prepared folder with reports, or its studies.parquet
     out,            # Folder of the run
     **recipe        # Arguments of `pretrain`; methods that see images take those that they share
-)->Path:            # Checkpoint
+)->Path:            # Checkpoint; of a dry run its plan
     "Pre-train in one of the ways of `BASELINES`; `InputError` for the first two, which need no run"
     odd = recipe.keys() - arguments_of(pretrain) - arguments_of(pretrain_images)
     if odd: raise InputError(f'no pre-training takes {", ".join(sorted(odd))}')

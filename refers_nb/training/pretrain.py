@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = ['RUN_LIMITS', 'REFERS_LIMITS', 'PHANTOM_RECIPE', 'LESSON_RECIPE', 'RunArgs', 'RefersArgs', 'reported_studies',
            'patients_of', 'vocabulary_facts', 'run_tokenizer', 'data_facts', 'final_scores', 'without_paths', 'fit_run',
-           'images_seen', 'check_accumulation', 'refers_run_learner', 'pretrain']
+           'images_seen', 'store_beside', 'check_accumulation', 'refers_run_learner', 'found', 'stand_ins',
+           'plan_reports', 'pretrain']
 
 # %% ../../nbs/33_pretrain.ipynb #86e115d0
+from copy import copy
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
+import pandas as pd
 import torch
 from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
@@ -20,12 +24,15 @@ from ..data.store import ImageStore
 from ..data.studies import read_studies, table_digest
 from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
-from ..models.refers import refers_model
+from ..models.refers import PRESETS, refers_config, refers_model
+from ..models.vision import vision_encoder
 from ..runs import completed_checkpoint, run_once, run_record, Stop
 from ..settings import check_numbers, check_values, default
 from .callbacks import (
     Checkpoint, SaveHistory, setup_progress, TensorBoardLogger)
 from .losses import RefersLoss
+from .paper import paper_epochs, preset_args
+from .plan import folder_state, plan_run
 from .reports import pretrain_learner, ReportLearner
 from .starts import resolve_start
 
@@ -152,6 +159,14 @@ def vocabulary_facts(
     rule = f'only words in reports of at least {least} of them' if least > 1 else 'all words'
     return dict(vocabulary=f'learnt from {words}: {rule}')
 
+# %% ../../nbs/33_pretrain.ipynb #c2a10001
+@patch
+def follow_paper(self:RunArgs,
+    df # Study table
+):
+    "As many passes over the studies with reports as the steps of the paper make"
+    self.epochs = paper_epochs(len(reported_studies(df)), self.bs, getattr(self, 'accum', 1))
+
 # %% ../../nbs/33_pretrain.ipynb #87128d9d
 def run_tokenizer(
     out,           # Folder of the run
@@ -251,6 +266,12 @@ def images_seen(
     return round(images*len(dl)*dl.bs/len(dl.dataset))
 
 # %% ../../nbs/33_pretrain.ipynb #0b7e8bb7
+def store_beside(
+    table # Prepared folder, or its studies.parquet
+)->ImageStore:
+    "The images of a table"
+    return ImageStore(Path(table).parent if Path(table).is_file() else table)
+
 def check_accumulation(
     dl,         # `StudyLoader` of training
     accum:int,  # Batches whose gradients are added before a step
@@ -285,30 +306,80 @@ def refers_run_learner(
                              args.opt, args.clip, args.accum, args.dtype)
     return setup_progress(learn)
 
+# %% ../../nbs/33_pretrain.ipynb #c2a10003
+def found(
+    read,  # Function that reads something
+    *args, # Its arguments
+    **kwargs
+)->str:    # '' if it can be read
+    "Why something cannot be had"
+    try: read(*args, **kwargs)
+    except InputError as e: return f'; not to be had: {e}'
+    return ''
+
+def stand_ins(
+    args:RunArgs # What the run is
+)->tuple:        # A copy without what cannot be had, and what is to be said of it
+    "What a plan can be made with"
+    args = copy(args)
+    notes = dict(start=args.start)
+    text = getattr(args, 'text', {}).get('name')
+    vision = refers_config(args.preset)['vision']['name']
+    missing = found(vision_encoder, vision, args.size, args.start, in_chans=1)
+    if missing: args.start = 'random'
+    notes['start'] += missing
+    if text is None: return args, notes
+    missing = found(EncoderTokenizer.of, text, args.max_len)
+    if missing:
+        args.text = {}
+        args.freeze = min(args.freeze, PRESETS[args.preset]['text']['depth'])
+    return args, notes | {'report encoder': text + missing}
+
+# %% ../../nbs/33_pretrain.ipynb #c2a10004
+def plan_reports(
+    args:RefersArgs, # What the run is
+    df,              # Study table
+    table,           # Prepared folder, or its studies.parquet
+    workers:int,     # Processes that load images
+    folder:str       # What the folder of the run holds
+)->pd.Series:
+    "What `pretrain` would do and cost"
+    torch.manual_seed(args.seed)
+    args, notes = stand_ins(args)
+    with TemporaryDirectory() as scratch:
+        tok = run_tokenizer(Path(scratch), df, args.vocab, args.max_len, args.text.get('name'),
+                            args.least_patients)
+    learn = refers_run_learner(args, df, store_beside(table), tok, workers)
+    learn.schedule(learn.max_lrs, args.warmup)
+    notes = dict(folder=folder) | notes | {'vocabulary': len(tok)}
+    return plan_run(learn, args.epochs, args.dtype, notes)
+
 # %% ../../nbs/33_pretrain.ipynb #a67e37b7
 @delegates(RefersArgs.__init__)
 def pretrain(
     table,                  # Prepared folder (`refers-prep`), or its studies.parquet
     out,                    # Folder of the run, the checkpoint at its end
-    preset:str=default('pretrain', 'preset'), # 'nano', 'tiny', 'small' or 'base' (paper: base)
+    preset:str=default('pretrain', 'preset'), # 'nano' to 'base', or 'paper': all its values
     workers:int=0,          # Processes that load images
     save_every:int=200,     # Steps between saves of the state
     tensorboard:bool=True,  # Write TensorBoard logs
+    dry_run:bool=False,     # Say what the run will do, and write nothing
     **kwargs
-)->Path:                    # The checkpoint, `out/checkpoint`
+)->Path:                    # The checkpoint, `out/checkpoint`; the plan of a dry run, a Series
     "Pre-train on the studies of a prepared folder; resumes, returns at once when done"
     out = Path(out)
-    args = RefersArgs(preset=preset, **kwargs)
+    args = RefersArgs(**preset_args(preset, kwargs))
     df = read_studies(table)
+    if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)
     record = args.record(table)
+    if dry_run: return plan_reports(args, df, table, workers, folder_state(out, record))
 
     def train():
         "Data, model, loss, learner; fit, save"
         torch.manual_seed(args.seed)
         tok = run_tokenizer(out, df, args.vocab, args.max_len, args.text.get('name'),
                             args.least_patients)
-        store = ImageStore(Path(table).parent if Path(table).is_file() else table)
-        learn = refers_run_learner(args, df, store, tok, workers)
+        learn = refers_run_learner(args, df, store_beside(table), tok, workers)
         studies = dict(train=len(learn.dls.train.dataset), valid=len(learn.dls.valid.dataset))
         return fit_run(
             learn, tok, out, record,
