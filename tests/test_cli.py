@@ -145,6 +145,7 @@ def test_a_report_and_a_prepared_folder_have_owners_too(data, call):
     refused('refers-finetune', call('refers-finetune', data/'data', 'random', data/'data', *tune), 'another kind (prepare')
 
 
+@pytest.mark.slow
 def test_finetune_several_sets_in_shards(data, call):
     out, table = data/'sets', data/'data'
     args = ['refers-finetune', f'a={table},b={table}', data/'pre'/'checkpoint', out, '--against', 'random,gone/gone',
@@ -242,6 +243,7 @@ def test_bad_input_is_one_line(data, tmp_path, call):
     assert call('refers-finetune', table)[0] == 2                    # an argument too few is argparse's to explain
 
 
+@pytest.mark.slow
 def test_demo_writes_what_it_says_and_goes_on(tmp_path):
     args = dict(studies=24, labelled=60, epochs=1, steps=1, seeds=(0,), size=32)
     res = demo(tmp_path, **args)

@@ -449,6 +449,7 @@ def share(folder, home, script=SHARE):
     return p.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_to_the_hub_and_comes_back(saved, tmp_path):
     "Private, only its own files, the same weights, later without a network; a wrong token and an unknown name are told"
     folder = shutil.copytree(saved[0], tmp_path/'c')
