@@ -110,10 +110,10 @@ def pretrain_recipe(
     pool:str    # Of the report encoder, None for the usual
 )->dict:
     "Arguments of a pre-training: those of the settings, or of the paper those that were given"
-    is_paper = given.get('preset') == 'paper'
-    names = [k for k in PRETRAIN if k in given] if is_paper else PRETRAIN
-    recipe = {k: getattr(s.pretrain, k) for k in names}
-    if is_paper: recipe['preset'] = 'paper'
+    recipe = {name: getattr(s.pretrain, name) for name in PRETRAIN}
+    if given.get('preset') == 'paper':                     # of the settings only what was given
+        recipe = {name: value for name, value in recipe.items() if name in given}
+        recipe['preset'] = 'paper'
     if 'start' in recipe: recipe['start'] = str(recipe['start'])
     text = given.get('text')
     if text == 'none': recipe['text'] = None

@@ -86,8 +86,10 @@ def learn_common(
     "Learn pieces from the words of several patients alone"
     reports = [words_in(hf, text) for text in texts]
     common = common_words(reports, patients, least)
-    shared = [[word for word in words if word in common] for words in reports]
-    texts = [BETWEEN.join(words) for words in shared]
+    def common_text(words):
+        "The words of a report that several patients share, one after the other"
+        return BETWEEN.join(word for word in words if word in common)
+    texts = [common_text(words) for words in reports]
     whole = hf.normalizer, hf.pre_tokenizer
     hf.normalizer = normalizers.Sequence([])
     hf.pre_tokenizer = pre_tokenizers.Sequence([

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'BASELINES', 'LOSS_WEIGHTS', 'report_labels', 'images_of', 'ImagesArgs', 'image_dls', 'crop_loss',
-           'task_parts', 'encoder_groups', 'images_learner', 'arguments_of', 'plan_images', 'pretrain_images',
-           'baseline', 'method_of', 'why_not', 'baseline_row', 'baselines']
+           'task_parts', 'encoder_groups', 'images_learner', 'arguments_of', 'pretrain_images', 'baseline', 'method_of',
+           'why_not', 'baseline_row', 'baselines']
 
 # %% ../../nbs/34c_baselines.ipynb #e74593ed
 import inspect
@@ -38,8 +38,8 @@ from refers_nb.training.pretext import (
     ContextRestorer, contrastive_accuracy, CropItems, MaskedAutoencoder, nt_xent,
     restoration_loss, SimCLR)
 from .paper import preset_args
-from .plan import folder_state, plan_run
-from .pretrain import data_facts, fit_run, pretrain, RunArgs, stand_ins
+from .plan import folder_state
+from .pretrain import data_facts, fit_run, plan_of, pretrain, RunArgs
 from .starts import ARCH, encoder_from, resolve_start
 
 # %% ../../nbs/34c_baselines.ipynb #e78cb258
@@ -170,19 +170,6 @@ def arguments_of(
     "What belongs to the recipe of a pre-training"
     return set(inspect.signature(pretraining).parameters) - {'table', 'out', 'task'}
 
-def plan_images(
-    args:ImagesArgs, # What the run is
-    df,              # Study table with reports
-    table,           # Prepared folder, or its studies.parquet
-    workers:int,     # Processes that load images
-    folder:str       # What the folder of the run holds
-)->pd.Series:
-    "What `pretrain_images` would do and cost"
-    torch.manual_seed(args.seed)
-    args, notes = stand_ins(args)
-    learn = images_learner(args, df, image_store(table), workers)
-    learn.schedule(learn.max_lrs, args.warmup)
-    return plan_run(learn, args.epochs, args.dtype, dict(folder=folder) | notes)
 
 @delegates(ImagesArgs.__init__, but='task')
 def pretrain_images(
@@ -203,7 +190,10 @@ def pretrain_images(
     df = read_studies(table)
     if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)
     record = args.record(table)
-    if dry_run: return plan_images(args, df, table, workers, folder_state(out, record))
+    if dry_run:
+        state = folder_state(out, record)
+        learner = partial(images_learner, df=df, store=image_store(table), workers=workers)
+        return plan_of(args, state, learner)
 
     def train():
         "Data, model, loss, learner; fit, save"

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_LIMITS', 'REFERS_LIMITS', 'PHANTOM_RECIPE', 'LESSON_RECIPE', 'RunArgs', 'RefersArgs', 'reported_studies',
            'patients_of', 'vocabulary_facts', 'run_tokenizer', 'data_facts', 'final_scores', 'without_paths', 'fit_run',
-           'images_seen', 'store_beside', 'check_accumulation', 'refers_run_learner', 'found', 'stand_ins',
-           'plan_reports', 'pretrain']
+           'images_seen', 'check_accumulation', 'refers_run_learner', 'found', 'stand_ins', 'plan_of',
+           'scratch_learner', 'pretrain']
 
 # %% ../../nbs/33_pretrain.ipynb #86e115d0
 from copy import copy
@@ -18,9 +18,9 @@ import torch
 from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
 from ..core import get_device, get_dtype, InputError, writing
+from ..data.given import image_store
 from ..data.loaders import Augment, study_dls
 from ..data.prepare import described
-from ..data.store import ImageStore
 from ..data.studies import read_studies, table_digest
 from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
@@ -266,12 +266,6 @@ def images_seen(
     return round(images*len(dl)*dl.bs/len(dl.dataset))
 
 # %% ../../nbs/33_pretrain.ipynb #0b7e8bb7
-def store_beside(
-    table # Prepared folder, or its studies.parquet
-)->ImageStore:
-    "The images of a table"
-    return ImageStore(Path(table).parent if Path(table).is_file() else table)
-
 def check_accumulation(
     dl,         # `StudyLoader` of training
     accum:int,  # Batches whose gradients are added before a step
@@ -336,23 +330,32 @@ def stand_ins(
     return args, notes | {'report encoder': text + missing}
 
 # %% ../../nbs/33_pretrain.ipynb #c2a10004
-def plan_reports(
-    args:RefersArgs, # What the run is
-    df,              # Study table
-    table,           # Prepared folder, or its studies.parquet
-    workers:int,     # Processes that load images
-    folder:str       # What the folder of the run holds
+def plan_of(
+    args:RunArgs, # What the run is
+    folder:str,   # What the folder of the run holds
+    learner,      # Function from the arguments to the learner of the run
 )->pd.Series:
-    "What `pretrain` would do and cost"
+    "What a pre-training would do and cost"
     torch.manual_seed(args.seed)
     args, notes = stand_ins(args)
+    learn = learner(args)
+    learn.schedule(learn.max_lrs, args.warmup)
+    notes = dict(folder=folder) | notes
+    tok = getattr(learn.dls.train.dataset, 'tok', None)
+    if tok is not None: notes['vocabulary'] = len(tok)
+    return plan_run(learn, args.epochs, args.dtype, notes)
+
+def scratch_learner(
+    args:RefersArgs, # What the run is
+    df,              # Study table
+    store,           # Image store that holds its images
+    workers:int,     # Processes that load images
+)->ReportLearner:
+    "The learner of `pretrain`, whose tokenizer leaves no file"
     with TemporaryDirectory() as scratch:
         tok = run_tokenizer(Path(scratch), df, args.vocab, args.max_len, args.text.get('name'),
                             args.least_patients)
-    learn = refers_run_learner(args, df, store_beside(table), tok, workers)
-    learn.schedule(learn.max_lrs, args.warmup)
-    notes = dict(folder=folder) | notes | {'vocabulary': len(tok)}
-    return plan_run(learn, args.epochs, args.dtype, notes)
+    return refers_run_learner(args, df, store, tok, workers)
 
 # %% ../../nbs/33_pretrain.ipynb #a67e37b7
 @delegates(RefersArgs.__init__)
@@ -372,14 +375,17 @@ def pretrain(
     df = read_studies(table)
     if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)
     record = args.record(table)
-    if dry_run: return plan_reports(args, df, table, workers, folder_state(out, record))
+    if dry_run:
+        state = folder_state(out, record)
+        learner = partial(scratch_learner, df=df, store=image_store(table), workers=workers)
+        return plan_of(args, state, learner)
 
     def train():
         "Data, model, loss, learner; fit, save"
         torch.manual_seed(args.seed)
         tok = run_tokenizer(out, df, args.vocab, args.max_len, args.text.get('name'),
                             args.least_patients)
-        learn = refers_run_learner(args, df, store_beside(table), tok, workers)
+        learn = refers_run_learner(args, df, image_store(table), tok, workers)
         studies = dict(train=len(learn.dls.train.dataset), valid=len(learn.dls.valid.dataset))
         return fit_run(
             learn, tok, out, record,
