@@ -190,7 +190,7 @@ def test_other_methods_are_planned_too(data, tmp_path, method):
 
 def test_the_paper_on_images_alone(data, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr('refers_nb.training.baselines.plan_images', lambda args, *_: seen.append(args))
+    monkeypatch.setattr('refers_nb.training.baselines.plan_of', lambda args, *_: seen.append(args))
     pretrain_images(data[0], tmp_path/'o', 'context', preset='paper', start='random', bs=8, dry_run=True)
     args = seen[0]
     assert (args.preset, args.size, args.opt, args.wd, args.bs, args.vision_lr) == ('base', 224, 'paper', 1e-4, 8, 1.)
