@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['PRETRAIN', 'FINETUNE', 'FINETUNE_LIMITS', 'DEMO_LIMITS', 'REPORT_LIMITS', 'CAUTION', 'draw_to_files', 'parse_options',
            'folder_of', 'refers_prep', 'check_reads_reports', 'setting_options', 'pretrain_recipe', 'share_checkpoint',
-           'refers_pretrain', 'refers_finetune', 'evaluate_released', 'check_no_run', 'evaluate_predictions',
-           'refers_evaluate', 'refers_demo', 'plot_looks', 'refers_report']
+           'in_ranks', 'refers_pretrain', 'refers_finetune', 'evaluate_released', 'check_no_run',
+           'evaluate_predictions', 'refers_evaluate', 'refers_demo', 'plot_looks', 'refers_report']
 
 # %% ../nbs/51_cli.ipynb #37517edc
-import sys
+import functools, sys
 from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .core import atomic, cli_errors, InputError
 from .locks import own_folder
+from .ranks import is_first, n_ranks, ranks, start_ranks
 from .runs import check_owner, run_record
 from .settings import check_numbers, settings
 
@@ -129,9 +130,22 @@ def share_checkpoint(
     from refers_nb.models.hub import push_to_hub
     sys.stdout.write(f'{push_to_hub(checkpoint, name)}\n')
 
+# %% ../nbs/51_cli.ipynb #c19ba747
+def in_ranks(
+    f # Function of a console script with `gpus` and `device`
+):    # The same function, run by every process that is to share its work
+    "Decorate a console script that several processes can run together"
+    @functools.wraps(f)
+    def command(*args, **kwargs):
+        "Start the processes, or be one of them"
+        if start_ranks(kwargs.get('gpus')): return
+        with ranks(kwargs.get('device') or 'auto'): return f(*args, **kwargs)
+    return command
+
 # %% ../nbs/51_cli.ipynb #8bea4bf2
 @call_parse
 @cli_errors
+@in_ranks
 def refers_pretrain(
     table:str,              # Folder by refers-prep, or its studies.parquet
     out:str,                # Folder of the run; the checkpoint is OUT/checkpoint
@@ -158,6 +172,7 @@ def refers_pretrain(
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
     workers:int=None,       # Processes that load images
+    gpus:int=None,          # Share each batch between so many GPUs of this machine
     share:str=None,         # Upload the checkpoint to this repository of the hub, owner/name
     dry_run:store_true=False, # Say what the run will do and cost, and write nothing
 ):
@@ -166,7 +181,10 @@ def refers_pretrain(
     Methods: refers, or its halves matching and generation; labels drawn from the reports; simclr,
     mae and context see radiographs alone. --preset paper sets every value to the paper's, whatever
     the settings say, and options beside it win. Its report encoder,
-    emilyalsentzer/Bio_ClinicalBERT, is downloaded unless --text names a folder, or none."""
+    emilyalsentzer/Bio_ClinicalBERT, is downloaded unless --text names a folder, or none.
+
+    --bs is the batch of all GPUs. Instead of --gpus, torchrun or accelerate launch may start the
+    command, also on several machines."""
     given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
     more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients)
     s = settings(run_device=device, run_precision=precision, run_workers=workers, run_seed=seed,
@@ -182,7 +200,7 @@ def refers_pretrain(
         from refers_nb.training.plan import plan_text
         res = plan_text(res)
     sys.stdout.write(f'{res}\n')
-    if share and not dry_run: share_checkpoint(res, share)
+    if share and is_first() and not dry_run: share_checkpoint(res, share)
 
 # %% ../nbs/51_cli.ipynb #f43ccc86
 FINETUNE = 'fractions seeds steps bs lr opt views'.split()
@@ -191,6 +209,7 @@ FINETUNE_LIMITS = dict(size=(int, 1, 2048), patience=(int, 1), jobs=(int, -1024,
 
 @call_parse
 @cli_errors
+@in_ranks
 def refers_finetune(
     table:str,              # Folder by refers-prep, with labels; several as name=DIR,name=DIR
     checkpoint:str,         # Folder by refers-pretrain, random, imagenet, a timm name or a file
@@ -212,6 +231,7 @@ def refers_finetune(
     patience:int=None,      # Stop after this many validations without a better one
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
+    gpus:int=None,          # Share each batch between so many GPUs; for one classifier
     jobs:int=1,             # Classifiers that are trained at the same time, a process each
     shard:str=None,         # i/n: only this share, for a batch system: $SLURM_ARRAY_TASK_ID/8
 ):
@@ -234,6 +254,9 @@ def refers_finetune(
     more = dict(balance=balance, layer_decay=layer_decay, tta=tta)
     args |= {k: v for k, v in more.items() if v}      # what is not given is no argument of a trial
     if shard or isinstance(table, dict) or len(starts)*len(f.fractions)*len(f.seeds) > 1:
+        if n_ranks() > 1:
+            raise InputError('torchrun and --gpus share one classifier between GPUs: '
+                             'train several with --jobs, each on a GPU of its own')
         text = compare_starts(table, starts, out, f.fractions, f.seeds, jobs, shard, **args)
     else:
         start = next(iter(starts.values()))

@@ -10,14 +10,15 @@ __all__ = ['FORMAT', 'LARGEST_RECORD', 'RESULTS', 'bar_class', 'progress', 'end_
 # %% ../nbs/03_runs.ipynb #c0267d4c
 import functools, importlib.metadata, json, multiprocessing, os, platform, signal, subprocess, sys
 import threading, time
-from contextlib import contextmanager
+from contextlib import contextmanager, ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.imports import in_ipython
 import refers_nb
-from .core import atomic, InputError, say
+from .core import atomic, ENDING, InputError, say
 from .locks import own_folder
+from .ranks import agree, is_first, on_first
 
 # %% ../nbs/03_runs.ipynb #ca061a27
 def bar_class():
@@ -75,7 +76,7 @@ def one_at_a_time():
 
 # %% ../nbs/03_runs.ipynb #7d0b42ae
 class Stop:
-    "Ctrl-C and SIGTERM wait while `holding`; a second one does not"
+    "Ctrl-C, SIGTERM and SIGUSR1 wait while `holding`; a second one does not"
     def __init__(self):
         self.holding = False
         self.signal = None # Number of the signal that has come
@@ -83,7 +84,7 @@ class Stop:
 
     def __enter__(self):
         if threading.current_thread() is not threading.main_thread(): return self
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, *ENDING):
             handler = signal.getsignal(number)
             if handler in (None, signal.SIG_IGN): continue
             self.before[number] = handler
@@ -110,6 +111,13 @@ def obey(self:Stop):
     handler = self.before[self.signal]
     if callable(handler): handler(self.signal, None)
     else: signal.raise_signal(self.signal)
+
+@patch
+def asked(self:Stop)->bool:
+    "Whether a signal has come to any rank of the run; all ranks ask after the same step"
+    number = agree(self.signal or 0)
+    if number and self.signal is None: self.signal = number
+    return bool(number)
 
 @patch
 def __exit__(self:Stop, kind, error, traceback):
@@ -158,7 +166,8 @@ class RunRecord(dict):
         self.path = Path(path)
 
     def save(self):
-        "Write the file"
+        "Write the file; of several ranks the first does"
+        if not is_first(): return
         text = json.dumps(self, indent=1, default=str) + '\n'
         with atomic(self.path) as p: p.write_text(text, encoding='utf-8')
 
@@ -320,8 +329,9 @@ def run_once(
     train,    # Gives it after the work
 ):            # What one of them gives
     "What is done already, or the work, in a folder that nobody else writes to"
-    done = finished()
+    done = on_first(finished)
     if done is not None: return done
-    with own_folder(out):
-        done = finished()                       # by another process, a moment ago
+    with ExitStack() as held:
+        on_first(lambda: held.enter_context(own_folder(out)))
+        done = on_first(finished)               # by another process, a moment ago
         return train() if done is None else done

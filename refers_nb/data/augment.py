@@ -6,7 +6,6 @@
 __all__ = ['uniform', 'Augment', 'shrink']
 
 # %% ../../nbs/13e_augment.ipynb #b1e406a4
-from functools import partial
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -67,12 +66,16 @@ def shrink(
 def __call__(self:Augment,
     x,        # 8-bit images (n, 1, h, w)
     gen=None, # `torch.Generator` of what is drawn; None: only reduced
+    place=None, # Where they stand in a larger batch: place of the first, images; default: they are all
 ):            # Normalised (n, 1, size, size)
     "Crop, rotate, brighten"
     if gen is None: return normalise(shrink(x, self.size))
     if max(x.shape[-2:]) > 1.5*self.size: x = shrink(x, round(self.size*1.15))
     x = normalise(x)
-    draw = partial(uniform, n=len(x), gen=gen, device=x.device)
+    first, total = place or (0, len(x))
+    def draw(low, high):
+        "Random numbers of these images, out of those of the batch"
+        return uniform(low, high, total, gen, x.device)[first:first + len(x)]
     grid = self.grid(draw, x)
     x = F.grid_sample(x, grid, mode='bilinear', padding_mode='border', align_corners=False)
     contrast = draw(1 - self.light, 1 + self.light)

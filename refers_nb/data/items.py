@@ -86,6 +86,13 @@ def __getitem__(self:StudyItems, i):
 
 # %% ../../nbs/13f_items.ipynb #625990f8
 @patch
+def image_counts(self:StudyItems,
+    idxs # Positions of studies (n,)
+):       # (n,)
+    "Views that some items have"
+    return np.array([min(self.k, len(self.rows[i])) for i in idxs])
+
+@patch
 def collate(self:StudyItems, items):
     "Items as a batch: views (bs, k, 1, h, w), mask (bs, k), reports (bs, t)"
     views, mask, *reports = zip(*items)
@@ -236,6 +243,13 @@ def __getitem__(self:LabelItems, i):
     return (image, torch.from_numpy(np.array(targets))) if self.labelled else (image,)
 
 # %% ../../nbs/13f_items.ipynb #869a1e70
+@patch
+def image_counts(self:LabelItems,
+    idxs # Positions of images (n,)
+):       # (n,)
+    "One image each"
+    return np.ones(len(idxs), int)
+
 @patch
 def collate(self:LabelItems, items):
     "Items as a batch: images (bs, 1, h, w), targets (bs, c)"

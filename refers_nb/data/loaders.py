@@ -7,6 +7,7 @@ __all__ = ['SeededLoader', 'StudyLoader', 'OwnDataLoaders', 'StudyDataLoaders', 
            'FRONTAL', 'Augment', 'LabelItems', 'StudyItems', 'Views', 'denormalise', 'normalise', 'shrink', 'uniform']
 
 # %% ../../nbs/14_loaders.ipynb #bd771097
+from functools import partial
 import numpy as np
 import pandas as pd
 import torch
@@ -44,6 +45,13 @@ class SeededLoader(DataLoader):
         self.skip = 0  # batches of this epoch that are left out
         self.batch = 0 # place in the epoch of the batch that comes next
         self.n_inp = getattr(dataset, 'n_inp', 2)
+        self.rank = 0  # of the processes that share the batches
+        self.ranks = 1 # how many they are
+
+    @property
+    def whole(self):
+        "Items of one batch, of all ranks"
+        return self.bs*self.ranks if self.train else self.bs
 
     def new(self, dataset=None, cls=None, **kwargs):
         "A loader like this one, for evaluation unless told otherwise"
@@ -74,14 +82,17 @@ def order(self:SeededLoader, epoch):
 
 @patch
 def batch_idxs(self:SeededLoader, epoch, batch):
-    "Positions of the items of one batch"
-    return self.order(epoch)[batch*self.bs:(batch + 1)*self.bs]
+    "Positions of the items of one batch, of all ranks"
+    return self.order(epoch)[batch*self.whole:(batch + 1)*self.whole]
 
 # %% ../../nbs/14_loaders.ipynb #76cbe715
 @patch
 def get_idxs(self:SeededLoader):
-    "Positions of what is to come in this epoch"
-    return self.order(self.epoch)[self.skip*self.bs:].tolist()
+    "Positions of what is to come in this epoch, on this rank"
+    order = self.order(self.epoch)[self.skip*self.whole:]
+    if self.ranks == 1: return order.tolist()
+    batches = [order[i:i + self.whole] for i in range(0, len(order), self.whole)]
+    return [int(i) for o in self.own(batches) for i in o]
 
 @patch
 def before_iter(self:SeededLoader):
@@ -111,8 +122,49 @@ def after_batch(self:SeededLoader, b):
     gen = None
     if self.train:
         gen = torch.Generator().manual_seed(hash((self.seed, self.epoch, self.batch)))
+    shared = self.train and self.ranks > 1
+    augment = partial(self.augment, place=self.own_place()) if shared else self.augment
     self.batch += 1
-    return self.dataset.augmented(b, self.augment, gen)
+    return self.dataset.augmented(b, augment, gen)
+
+# %% ../../nbs/14_loaders.ipynb #8c9f0c27
+@patch
+def share(self:SeededLoader,
+    rank:int, # Number of this process, from 0
+    ranks:int # How many share: each training batch is divided, those of an evaluation go round
+):            # The loader
+    "Load only what one of several processes is to see"
+    whole = self.whole
+    left = 0 if self.drop_last else self.n % whole
+    if self.train and (whole % ranks or left % ranks):
+        batch = f'bs {whole}' if whole % ranks else f'{self.n} items, less than bs {whole},'
+        raise InputError(f'{batch} cannot be shared equally by {ranks} processes')
+    self.rank, self.ranks = rank, ranks
+    if self.train: self.bs = whole//ranks
+    return self
+
+@patch
+def own(self:SeededLoader,
+    batches:list # Positions of the items of each batch
+)->list:         # Of those that this rank loads
+    "The part of some batches that belongs to this rank"
+    if not self.train: return batches[self.rank::self.ranks]
+    return [np.array_split(o, self.ranks)[self.rank] for o in batches]
+
+@patch
+def __len__(self:SeededLoader):
+    "Batches of one pass, of an evaluation those of this rank"
+    n = self.n//self.whole if self.drop_last else -(-self.n//self.whole)
+    return n if self.train else len(range(self.rank, n, self.ranks))
+
+# %% ../../nbs/14_loaders.ipynb #9a8ed366
+@patch
+def own_place(self:SeededLoader)->tuple:
+    "Place of the first own image among those of the batch, and how many these are"
+    batch = self.batch_idxs(self.epoch, self.batch)
+    images = self.dataset.image_counts(batch)                        # (whole,)
+    first = np.array_split(images, self.ranks)[:self.rank]
+    return sum(int(o.sum()) for o in first), int(images.sum())
 
 # %% ../../nbs/14_loaders.ipynb #d507bcbc
 class StudyLoader(SeededLoader):

@@ -25,6 +25,7 @@ from ..models.hub import checkpoint_config, redact_path
 from ..models.refers import refers_config
 from ..models.vision import vision_encoder
 from ..locks import own_folder
+from ..ranks import n_ranks
 from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
 from ..settings import default
 from .callbacks import (
@@ -186,6 +187,8 @@ def pretrain_images(
     "Pre-train on images, or on labels drawn from reports, with the budget of `pretrain`; resumes"
     out = Path(out)
     args = ImagesArgs(task=task, **preset_args(preset, kwargs, arguments_of(ImagesArgs)))
+    if n_ranks() > 1 and task != 'labels':
+        raise InputError(f'{task} is trained by one process: leave torchrun and --gpus off')
     optimiser(args.opt, args.wd)                            # an unknown one is an error now
     df = read_studies(table)
     if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)

@@ -17,12 +17,14 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
+from fastai.torch_core import get_model
 from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastcore.imports import in_notebook, noop
 from ..core import atomic, InputError, say
 from ..foreign import check_file
 from ..locks import clear_left_overs
+from ..ranks import is_first, on_first, rank
 from ..runs import check_format, diff_args, FORMAT, progress
 
 # %% ../../nbs/32_callbacks.ipynb #c3589815
@@ -68,10 +70,11 @@ class Precision(Callback):
 
     def before_fit(self):
         "Wrap the forward pass"
-        if self.dtype == torch.float32 or 'forward' in vars(self.model): return
-        device = next(self.model.parameters()).device.type
-        fuse_attention(self.model, device != 'cpu')
-        self.model.forward = torch.autocast(device, dtype=self.dtype)(self.model.forward)
+        model = get_model(self.model)
+        if self.dtype == torch.float32 or 'forward' in vars(model): return
+        device = next(model.parameters()).device.type
+        fuse_attention(model, device != 'cpu')
+        model.forward = torch.autocast(device, dtype=self.dtype)(model.forward)
 
     def after_pred(self):
         "Losses are computed in full precision"
@@ -79,8 +82,9 @@ class Precision(Callback):
 
     def after_fit(self):
         "Leave the model as it was"
-        wrapped = vars(self.model).pop('forward', None)
-        if wrapped: fuse_attention(self.model, True)
+        model = get_model(self.model)
+        wrapped = vars(model).pop('forward', None)
+        if wrapped: fuse_attention(model, True)
 
 # %% ../../nbs/32_callbacks.ipynb #43d47929
 class PlainTensors(Callback):
@@ -141,7 +145,7 @@ class Checkpoint(Callback):
         "Go to where the file is, or to the beginning"
         self.place = dict(epoch=0, batch=0)
         self.stepped = False
-        clear_left_overs(self.path.parent, self.path.name)
+        if is_first(): clear_left_overs(self.path.parent, self.path.name)
         if self.path.exists(): self.load()
         self.learn.first_epoch = self.place['epoch']
 
@@ -157,8 +161,9 @@ def before_train(self:Checkpoint):
 
 @patch
 def before_batch(self:Checkpoint):
-    "What is random in a step follows from seed and step"
-    torch.manual_seed(hash((self.seed, self.train_iter)))
+    "What is random in a step follows from seed and step, and on other ranks than the first from these"
+    own = [rank()] if rank() else []
+    torch.manual_seed(hash((self.seed, self.train_iter, *own)))
 
 @patch
 def before_validate(self:Checkpoint):
@@ -174,7 +179,7 @@ def after_step(self:Checkpoint):
 @patch
 def after_batch(self:Checkpoint):
     "Save every `every` steps, and when asked to stop"
-    asked = self.stop is not None and self.stop.signal is not None
+    asked = self.stop is not None and self.stop.asked()
     due = asked or self.train_iter % self.every == 0
     if self.stepped and due: self.save()
     if self.stepped and asked: self.stop.obey()
@@ -185,8 +190,9 @@ def after_train(self:Checkpoint):
     "Save before the validation"
     self.save()
     if self.stop is None: return
+    asked = self.stop.asked()
     self.stop.holding = False
-    if self.stop.signal is not None: self.stop.obey()
+    if asked: self.stop.obey()
 
 @patch
 def after_epoch(self:Checkpoint):
@@ -206,12 +212,17 @@ def plain_values(
 @patch
 def save(self:Checkpoint, next_epoch=None):
     "Write the state, all or nothing; with `next_epoch` as the beginning of that epoch"
+    on_first(partial(self.write, next_epoch))
+
+@patch
+def write(self:Checkpoint, next_epoch):
+    "Write the state of this rank: all have the same"
     smooth = self.recorder.smooth_loss
     place = dict(epoch=self.epoch, batch=self.dls.train.batch, pct=self.pct_train)
     if next_epoch is not None: place = dict(epoch=next_epoch, batch=0)
     state = dict(
         format=FORMAT, args=self.args, place=place, train_iter=self.train_iter,
-        model=dict(self.learn.model.state_dict()), opt=self.opt.state_dict(),
+        model=dict(get_model(self.model).state_dict()), opt=self.opt.state_dict(),
         loss=dict(getattr(self.loss_func, 'state_dict', dict)()),
         smooth_loss=dict(count=smooth.count, val=torch.as_tensor(smooth.val)),
         values=[[float(x) for x in row] for row in self.recorder.values])
@@ -245,7 +256,7 @@ def read(self:Checkpoint)->dict:
 @patch
 def put_back(self:Checkpoint, state):
     "Put the learner where a state was saved"
-    self.model.load_state_dict(state['model'])
+    get_model(self.model).load_state_dict(state['model'])
     if state['loss']: self.loss_func.load_state_dict(state['loss'])
     self.opt.load_state_dict(state['opt'])
     self.place = state['place']
@@ -307,7 +318,7 @@ def tensors_of(
 def check_weights(self:Checkpoint, state):
     "`InputError` unless the weights of a state fit the model and the loss"
     own = getattr(self.loss_func, 'state_dict', dict)()
-    wrong = unlike(state['model'], self.model.state_dict()) or unlike(state['loss'], own)
+    wrong = unlike(state['model'], get_model(self.model).state_dict()) or unlike(state['loss'], own)
     if wrong: raise self.refuse(wrong)
 
 @patch

@@ -20,6 +20,7 @@ from ..data.report import swap_sides
 from ..models.pretrained import HubModel
 from ..models.vision import VisionEncoder
 from .learner import ScheduledLearner
+from .losses import gather
 from .metrics import auroc_metric
 from .starts import encoder_from
 
@@ -86,9 +87,11 @@ def masked_bce(
     targets, # (n, f) of 0, 1 and NaN for missing
     weight=None, # (f,) weight of the positives of each finding; default: 1
 ):           # Scalar, nats; 0 if every label is missing
-    "Binary cross-entropy over the known labels"
+    "Binary cross-entropy over the known labels, of all ranks"
     loss, known = label_losses(logits, targets, weight)
-    return (loss*known).sum()/known.sum().clamp(min=1)
+    sums = torch.stack([(loss*known).sum(), known.sum().to(loss.dtype)])
+    total, number = gather(sums[None]).sum(0)
+    return total/number.clamp(min=1)
 
 # %% ../../nbs/34_classifier.ipynb #4e091342
 class MaskedBCE(nn.Module):

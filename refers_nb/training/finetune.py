@@ -18,7 +18,7 @@ import torch
 from fastai.callback.core import CancelFitException
 from fastai.callback.tracker import TrackerCallback
 from fastai.callback.training import GradientClip
-from fastai.torch_core import set_seed
+from fastai.torch_core import get_model, set_seed
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import atomic, get_device, get_dtype, InputError, writing
@@ -28,6 +28,7 @@ from ..data.prepare import described
 from ..data.studies import label_fraction
 from ..models.hub import (
     load_checkpoint, redact_path, refuse_foreign_files, save_checkpoint)
+from ..ranks import is_first, on_first
 from ..runs import check_owner, read_record, run_once, run_record
 from ..settings import check_number, check_numbers, default, LARGEST_SEED
 from .callbacks import (
@@ -35,6 +36,7 @@ from .callbacks import (
 from .classifier import (
     Classifier, ClassifierLearner, long_table, MaskedBCE, mirror_places, positive_weights, predict)
 from .digests import finetune_args, NOT_THE_RUN
+from .distributed import over_ranks, rank_facts
 from .metrics import auroc, auroc_metric, macro_auroc
 from .optim import adamw, paper_sgd
 
@@ -53,16 +55,16 @@ class BudgetLoader(SeededLoader):
 
     def batch_idxs(self, epoch, batch):
         "Rows of one batch of one epoch"
-        first = (epoch*self.steps + batch)*self.bs
-        places = np.arange(first, first + self.bs)                  # in the endless sequence
+        first = (epoch*self.steps + batch)*self.whole
+        places = np.arange(first, first + self.whole)               # in the endless sequence
         orders = {e: np.random.default_rng((self.seed, e)).permutation(self.n)
                   for e in np.unique(places//self.n)}
         return [int(orders[place//self.n][place % self.n]) for place in places]
 
     def get_idxs(self):
         "Rows of the batches of this epoch that are left"
-        batches = range(self.skip, self.steps)
-        return [i for batch in batches for i in self.batch_idxs(self.epoch, batch)]
+        batches = [self.batch_idxs(self.epoch, i) for i in range(self.skip, self.steps)]
+        return [int(i) for batch in self.own(batches) for i in batch]
 
 # %% ../../nbs/34a_finetune.ipynb #929218be
 def default_steps(
@@ -151,7 +153,8 @@ def keep(self:KeepBest):
     "Keep a copy of the weights"
     self.best_epoch = self.epoch
     self.waited = 0
-    self.state = {k: v.detach().clone() for k, v in self.learn.model.state_dict().items()}
+    weights = get_model(self.learn.model).state_dict()
+    self.state = {k: v.detach().clone() for k, v in weights.items()}
 
 # %% ../../nbs/34a_finetune.ipynb #33595602
 def layer_groups(
@@ -304,9 +307,9 @@ def fit_classifier(
 )->pd.DataFrame:   # One row per validation
     "Train, and put the best weights back"
     cbs = [KeepBest(patience=patience)]
-    if out: cbs.append(SaveHistory(out/'history.csv'))
+    if out and is_first(): cbs.append(SaveHistory(out/'history.csv'))
     if bar: cbs.append(StepsBar(bar))
-    with learn.no_bar(), learn.no_logging(): learn.fit(learn.n_epochs, cbs=cbs)
+    with learn.no_bar(), learn.no_logging(): over_ranks(learn).fit(learn.n_epochs, cbs=cbs)
     return history_table(learn.recorder)
 
 # %% ../../nbs/34a_finetune.ipynb #4031559a
@@ -372,9 +375,11 @@ def finetune_in(
 )->Finetuned:
     "Train, test and write, with a record"
     refuse_foreign_files(out/'model')                           # now, not after the training
-    with run_record(out, args, kind='finetune', **learn.info) as record:
+    facts = learn.info | rank_facts(learn.dls.device)
+    with run_record(out, args, kind='finetune', **facts) as record:
         res = evaluate_classifier(learn, fit_classifier(learn, patience, out, bar), tta)
-        res.save(out, learn.info | dict(data=data | dict(images=learn.info['images'])))
+        data = data | dict(images=learn.info['images'])
+        on_first(partial(res.save, out, learn.info | dict(data=data)))
         record.note(auroc=res.scores())
     return res
 

@@ -31,6 +31,14 @@ class ScheduledLearner(ResumableLearner):
         super().__init__(*args, train_bn=train_bn, **kwargs)
         if max_lrs is not None: self.schedule(max_lrs, warmup)
 
+    def to_detach(self, b, cpu=True, gather=True):
+        "Take from the graph; of several ranks each keeps its own batches"
+        return super().to_detach(b, cpu, gather=False)
+
+    def for_metrics(self, pred):
+        "Of what the model gives, what metrics look at"
+        return pred
+
     def schedule(self,
         max_lrs,          # Highest learning rate of each list of parameters
         warmup:float=.05, # Share of the steps in which the learning rate rises

@@ -7,11 +7,11 @@ __all__ = ['generation_loss', 'info_nce', 'gather', 'mean_across', 'same_reports
 
 # %% ../../nbs/30_losses.ipynb #784e7ef2
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from fastcore.basics import patch, store_attr
 from torch import nn
 from ..core import InputError
+from ..ranks import n_ranks
 
 # %% ../../nbs/30_losses.ipynb #6a749086
 def generation_loss(
@@ -51,9 +51,8 @@ def info_nce(
 def gather(
     x # Tensor (bs, ...) of this rank, the same shape on every rank
 ):    # Tensor (ranks*bs, ...)
-    "Concatenate over all ranks, with gradient"
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    if not several: return x
+    "Concatenate over all ranks, with gradient; where nothing learns, batches are whole already"
+    if n_ranks() == 1 or not torch.is_grad_enabled(): return x
     from torch.distributed.nn.functional import all_gather
     return torch.cat(all_gather(x.contiguous()))
 

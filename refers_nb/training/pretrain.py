@@ -26,10 +26,12 @@ from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
 from ..models.refers import PRESETS, refers_config, refers_model
 from ..models.vision import vision_encoder
+from ..ranks import is_first, n_ranks, on_first
 from ..runs import completed_checkpoint, run_once, run_record, Stop
 from ..settings import check_numbers, check_values, default
 from .callbacks import (
     Checkpoint, SaveHistory, setup_progress, TensorBoardLogger)
+from .distributed import over_ranks, rank_facts
 from .losses import RefersLoss
 from .paper import paper_epochs, preset_args
 from .plan import folder_state, plan_run
@@ -179,9 +181,9 @@ def run_tokenizer(
     "The tokenizer of a run: trained where the run begins, read where it goes on"
     path = out/'tokenizer.json'
     pieces = out/'words.json'
-    # a run that ended before its first save leaves vocabularies, perhaps of other arguments
-    goes_on = (out/'state.pt').exists() and path.exists()
-    if not goes_on:
+
+    def make():
+        "Learn a vocabulary, and keep it"
         pieces.unlink(missing_ok=True)
         studies = reported_studies(df)
         if not len(studies):
@@ -191,6 +193,10 @@ def run_tokenizer(
         whose = patients_of(studies)
         Tokenizer.train(studies['report'], vocab, max_len=max_len, patients=whose,
                         least=least).save(path)
+
+    # a run that ended before its first save leaves vocabularies, perhaps of other arguments
+    goes_on = on_first(lambda: (out/'state.pt').exists() and path.exists())
+    if not goes_on: on_first(make)
     tok = Tokenizer.load(path)
     if encoder: tok.encoder_tokenizer = EncoderTokenizer.load(pieces)
     return tok
@@ -248,14 +254,15 @@ def fit_run(
     epochs = args['epochs']
     stop = Stop()
     learn.schedule(learn.max_lrs, args['warmup'])
-    cbs = [Checkpoint(out/'state.pt', save_every, args['seed'], args, stop),
-           SaveHistory(out/'history.csv')]
-    if tensorboard: cbs.append(TensorBoardLogger(out/'tensorboard'))
-    facts |= dict(kind='pretrain', steps=epochs*len(learn.dls.train))
+    cbs = [Checkpoint(out/'state.pt', save_every, args['seed'], args, stop)]
+    if is_first(): cbs.append(SaveHistory(out/'history.csv'))
+    if is_first() and tensorboard: cbs.append(TensorBoardLogger(out/'tensorboard'))
+    facts |= dict(kind='pretrain', steps=epochs*len(learn.dls.train), **rank_facts(learn.dls.device))
     with run_record(out, args, **facts), stop, writing(out):
-        learn.fit(epochs, cbs=cbs)
+        over_ranks(learn).fit(epochs, cbs=cbs)
         training = without_paths(args) | dict(data=data, metrics=final_scores(learn))
-        return save_checkpoint(learn.model, tok, out/'checkpoint', training, text)
+        save = partial(save_checkpoint, learn.model, tok, out/'checkpoint', training, text)
+        return on_first(save)
 
 def images_seen(
     dl # `StudyLoader` of training
@@ -376,6 +383,7 @@ def pretrain(
     if preset == 'paper' and 'epochs' not in kwargs: args.follow_paper(df)
     record = args.record(table)
     if dry_run:
+        if n_ranks() > 1: raise InputError('a dry run needs one process: leave torchrun and --gpus off')
         state = folder_state(out, record)
         learner = partial(scratch_learner, df=df, store=image_store(table), workers=workers)
         return plan_of(args, state, learner)

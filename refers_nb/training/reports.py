@@ -17,7 +17,7 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.interpret import plot_top_losses
 from fastai.learner import Learner, Metric
-from fastai.torch_core import to_float
+from fastai.torch_core import get_model, to_float
 from fastcore.basics import ifnone, patch
 from fastcore.foundation import L
 from fastcore.imports import noop
@@ -106,7 +106,7 @@ class RetrievalRecall(Metric):
         "Add a batch"
         self.images.append(unit_length(learn.pred.image_embeds))
         self.texts.append(unit_length(learn.pred.text_embeds))
-        pad_id = learn.model.decoder.pad_id
+        pad_id = get_model(learn.model).decoder.pad_id
         self.reports += [tuple(o[o != pad_id].tolist()) for o in learn.yb[0].cpu()]
 
     @property
@@ -140,6 +140,10 @@ class ReportLearner(ScheduledLearner):
             kept = b.image_embeds, b.text_embeds, writer and writer.tokens
             b = tuple(o for o in kept if o is not None)
         return super().to_detach(b, cpu, gather)
+
+    def for_metrics(self, pred):
+        "The vectors"
+        return pred._replace(logits=None, view_weights=None)
 
     def add_cb(self, cb):
         "Add a callback; those of fastai that expect one input or one output are told otherwise"
