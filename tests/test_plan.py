@@ -43,7 +43,7 @@ def test_the_table_is_what_the_paper_and_its_code_say():
     for name, value in TOLD.items(): assert values[name] == (pytest.approx(value) if type(value) is float else value), name
     assert all(re.match('paper|code|said in the code', source) for _, source in PAPER.values())
     arguments = {*inspect.signature(RefersArgs).parameters} | {*inspect.signature(RunArgs).parameters}
-    assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision'}
+    assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision', 'patch_drop', 'checkpointing'}
 
 
 def comments():
@@ -84,7 +84,7 @@ def test_without_a_trained_report_encoder_nothing_is_frozen():
 @pytest.mark.parametrize('studies, bs, accum', [(222_000, 128, 1), (222_000, 32, 4), (3000, 128, 1), (5, 128, 1), (10**9, 2, 1)])
 def test_the_passes_make_the_steps_of_the_paper(studies, bs, accum):
     epochs = paper_epochs(studies, bs, accum)
-    per_pass = max(1, studies//bs)/accum
+    per_pass = -(-max(1, studies//bs)//accum)
     assert epochs == 1 or epochs*per_pass <= 400_000 < (epochs + 1)*per_pass
 
 
