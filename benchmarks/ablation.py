@@ -5,6 +5,9 @@
 
 Every row sees the same studies for the same number of steps, and differs from `both` (two views, attention) in one
 argument. A study with fewer views leaves places empty: phantoms have two at most, so there `three views` repeats `both`.
+`half the patches` leaves out every second patch while it trains; `half the patches, same time` does so for as many passes
+as take the time of `both`, by steps of the two that are timed in turns before (OUT/same_time.csv). Alone on the machine,
+for this: `minutes` says what each row took, unless it was stopped in between.
 Judged on the validation split: AUROC of a linear probe (mean of the findings), recall@10 (mean of both directions, equal
 reports count) and the generation loss per written token. `gain` is the difference from `both` of the same seed, mean and
 standard deviation over the seeds.
@@ -22,6 +25,7 @@ from refers_nb.data.store import ImageStore
 from refers_nb.data.studies import read_studies
 from refers_nb.evaluation.represent import probe
 from refers_nb.models.hub import load_checkpoint
+from refers_nb.runs import read_record
 from refers_nb.training.pretrain import PHANTOM_RECIPE, pretrain
 
 ROWS = {
@@ -30,18 +34,42 @@ ROWS = {
     'matching only': dict(gen=0.),
     'gate': dict(fusion='gate'),
     'three views': dict(n_views=3),
-    'one view': dict(n_views=1)}
+    'one view': dict(n_views=1),
+    'half the patches': dict(patch_drop=.5),
+    'half the patches, same time': dict(patch_drop=.5)}
+SAME_TIME = ', same time'
+
+def passes(out, name, table, epochs, args):
+    "Passes of a row; of one that is to take the time of `both`, by the fastest of three plans each"
+    if not name.endswith(SAME_TIME): return epochs
+    timed = out/'same_time.csv'
+    if not timed.exists():
+        def seconds(row):
+            "Of a step"
+            return pretrain(table, out/'plan', 'tiny', epochs=epochs, dry_run=True, **args | ROWS[row])['seconds per step']
+        turns = pd.DataFrame([{row: seconds(row) for row in ('both', name)} for _ in range(3)])
+        timed.parent.mkdir(parents=True, exist_ok=True)
+        with atomic(timed) as f: turns.to_csv(f, index=False)
+    best = pd.read_csv(timed).min()
+    return max(1, round(epochs*best['both']/best[name]))
+
+def minutes(folder):
+    "How long a run took"
+    run = read_record(folder)
+    return (pd.Timestamp(run['end']) - pd.Timestamp(run['start'])).total_seconds()/60
 
 def measure(out, name, seed, table, epochs, args):
     "Train one row with one seed, and judge it"
-    folder = out/f'{name.replace(" ", "_")}-{seed}'
+    folder = out/f'{name.replace(",", "").replace(" ", "_")}-{seed}'
+    epochs = passes(out, name, table, epochs, args)
     args = args | ROWS[name]
     checkpoint = pretrain(table, folder, 'tiny', epochs=epochs, seed=seed, tensorboard=False, save_every=10**9, **args)
     if not (folder/'row.csv').exists():
         gc.collect()                                     # a learner holds itself
         model, _ = load_checkpoint(checkpoint)
         last = pd.read_csv(folder/'history.csv').iloc[-1]
-        row = dict(row=name, seed=seed, auroc=probe(model.vision, read_studies(table), ImageStore(table)).mean())
+        row = dict(row=name, seed=seed, epochs=epochs, minutes=minutes(folder))
+        row['auroc'] = probe(model.vision, read_studies(table), ImageStore(table)).mean()
         row['recall'] = last['recall@10'] if args.get('match', 1) else float('nan')
         row['gen'] = last['gen'] if args.get('gen', 1) else float('nan')
         with atomic(folder/'row.csv') as f: pd.DataFrame([row]).to_csv(f, index=False)
@@ -53,7 +81,8 @@ def summary(runs):
     gain = runs['auroc'] - runs['seed'].map(base['auroc'])
     recall_gain = runs['recall'] - runs['seed'].map(base['recall'])
     runs = runs.assign(gain=gain, recall_gain=recall_gain)
-    res = runs.groupby('row', sort=False)[['auroc', 'gain', 'recall', 'recall_gain', 'gen']].agg(['mean', 'std'])
+    res = runs.groupby('row', sort=False)[['auroc', 'gain', 'recall', 'recall_gain', 'gen', 'minutes']].agg(['mean', 'std'])
+    res.insert(0, 'epochs', runs.groupby('row')['epochs'].mean())
     res.insert(0, 'seeds', runs.groupby('row').size())
     return res
 
@@ -66,7 +95,7 @@ def arguments():
     p.add_argument('--size', type=int, default=96)
     p.add_argument('--epochs', type=int, default=5)
     p.add_argument('--seeds', default='0,1,2')
-    p.add_argument('--rows', default='+'.join(ROWS), help='some rows, + between; default: all')
+    p.add_argument('--rows', default='+'.join(ROWS), help='some rows, + between (half the patches+both); default: all')
     return p.parse_args()
 
 def main():
