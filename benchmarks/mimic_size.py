@@ -165,7 +165,7 @@ def drop_cache(path):
     finally: os.close(fd)
 
 
-def as_stored(x, gen): return x
+def as_loaded(b): return b
 
 
 def loaders(a, workers=0, seconds=None):
@@ -181,7 +181,8 @@ def loaders(a, workers=0, seconds=None):
     store = ImageStore(a.folder)
     note('store opened')
     tok = Tokenizer.load(Path(a.folder)/'tokenizer.json')
-    dls = study_dls(df, store, tok, a.size, bs=a.bs, augment=as_stored, workers=workers)
+    dls = study_dls(df, store, tok, a.size, bs=a.bs, workers=workers)
+    for dl in dls.loaders: dl.after_batch = as_loaded
     note('loaders made')
     return dls
 
