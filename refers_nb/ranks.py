@@ -129,8 +129,10 @@ def numbered(
         return error if is_cause else told(error)                # by the signal that ends all
     speaks = fails_first(store)
     if is_lost(error):
+        from torch.distributed import is_torchelastic_launched
         error = InputError(f'one of the {n_ranks()} processes has ended, and the others with it; '
                            'start again, and it goes on from the last saved state')
+        speaks = speaks and not is_torchelastic_launched()       # it says which
     elif isinstance(error, InputError) and not is_first():
         error = InputError(f'rank {rank()}: {error}')
     return error if speaks else told(error)
@@ -155,7 +157,8 @@ def ranks(
     try:
         with heard_once(): yield
     except (Exception, KeyboardInterrupt) as e:
-        better = numbered(e, store)
+        try: better = numbered(e, store)
+        except KeyboardInterrupt as stop: better = told(stop)    # by the one that speaks
         raise better from (None if better is e else e)
     dist.destroy_process_group()
 
@@ -193,7 +196,7 @@ def run_ranks(
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch, LaunchConfig
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)                            # what matters is said below
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1)//n)))
     config = LaunchConfig(
         1, 1, n, run_id=uuid.uuid4().hex, rdzv_backend='c10d', rdzv_endpoint='localhost:0',

@@ -17,12 +17,11 @@ from refers_nb.training.pretrain import RefersArgs, refers_run_learner, run_toke
 STEPS = 20
 BASE = dict(preset='nano', start='random', size=32, bs=8, n_views=3, vocab=300, max_len=32, least_patients=0, dropout=0.,
             epochs=4, precision='fp32', device='cpu')
+SGD = dict(opt='paper', lr=.01)                               # one gradient that differs by rounding moves no weight far
 RUNS = dict(
-    both=dict(clip=.5, opt='paper', lr=.01),                  # masked equal reports, learned temperature
-    adamw=dict(clip=.5),
-    frozen=dict(freeze=1, clip=10., opt='paper', lr=.01, mask_same=False, learn_tau=False),
-    writing=dict(match=0., opt='paper', lr=.01),
-    matching=dict(gen=0., opt='paper', lr=.01, flip=0.),
+    both=dict(clip=.5, **SGD),                                # masked equal reports, learned temperature
+    adamw=dict(clip=.5, freeze=1),                            # a layer of the report encoder stays as it is
+    parts=dict(bs=4, accum=2, clip=10., mask_same=False, learn_tau=False, **SGD), # the batch of a step in two parts
     still=dict(lr=1e-12, wd=0., clip=1e-9))                   # no weight moves: the validation is the same to the last digit
 
 
