@@ -2178,8 +2178,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                              'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.TensorBoardLogger.before_save': ( 'callbacks.html#tensorboardlogger.before_save',
                                                                                                               'refers_nb/training/callbacks.py'),
-                                              'refers_nb.training.callbacks.TensorBoardLogger.write_steps': ( 'callbacks.html#tensorboardlogger.write_steps',
-                                                                                                              'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.float_outputs': ( 'callbacks.html#float_outputs',
                                                                                               'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.fuse_attention': ( 'callbacks.html#fuse_attention',

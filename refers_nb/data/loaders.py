@@ -164,7 +164,7 @@ def after_batch(self:SeededLoader, b):
     gen = None
     if self.train:
         gen = torch.Generator().manual_seed(hash((self.seed, self.epoch, self.batch)))
-    shared = self.train and self.ranks > 1
+    shared = self.train and self.ranks > 1 and self.augment is not None
     augment = partial(self.augment, place=self.own_place()) if shared else self.augment
     self.batch += 1
     return self.dataset.augmented(b.to(self.device), augment, gen)

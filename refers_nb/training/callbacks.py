@@ -424,22 +424,18 @@ class TensorBoardLogger(Callback):
         "Note the step, and write it with others: who asks for a loss at once waits for it"
         if not self.training or not len(self.yb): return    # `LargeBatch` shows whole steps
         self.steps.append((self.train_iter, self.loss.detach(), self.opt.hypers[-1]['lr']))
-        if len(self.steps) == self.every: self.write_steps()
+        if len(self.steps) == self.every: self.before_save()
 
-    def write_steps(self):
-        "Write the steps since the last time"
+    def before_save(self):
+        "Write the steps since the last time: what is in a saved state is in the log"
         for step, loss, lr in self.steps:
             self.writer.add_scalar('train/loss', loss.item(), step)
             self.writer.add_scalar('train/lr', lr, step)
         self.steps = []
 
-    def before_save(self):
-        "A state that is saved has all of its steps in the log"
-        self.write_steps()
-
     def after_train(self):
         "Write what is left of the epoch"
-        self.write_steps()
+        self.before_save()
 
     def after_epoch(self):
         "Write the row of the table"

@@ -142,7 +142,8 @@ class LossesOnDevice(Callback):
 
     def before_fit(self):
         "Give the recorder another mean"
-        self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
+        mean = SmoothLoss(self.recorder.smooth_loss.beta)
+        vars(self.recorder)['smooth_loss'] = mean           # fastai warns of plain assignments
 
     def after_train(self):
         "Fetch them"
