@@ -92,9 +92,10 @@ def check_reads_reports(
     "`InputError` for an option about reports where the method reads none"
     from refers_nb.training.baselines import TASKS
     if method not in TASKS: return
-    for o in ('accum', 'tau', 'lam', 'text'):
+    for o in ('accum', 'tau', 'lam', 'text', 'patch_drop', 'checkpointing'):
         if given.get(o) is None: continue
-        raise InputError(f'--{o} is for methods that read reports, {method} does not')
+        option = o.replace('_', '-')
+        raise InputError(f'--{option} is for methods that read reports, {method} does not')
 
 # %% ../nbs/51_cli.ipynb #c2b10001
 def setting_options(
@@ -155,8 +156,8 @@ def refers_pretrain(
     size:int=None,          # Image side, pixels (paper: 224)
     n_views:int=None,       # Views of a study (paper: 3)
     epochs:int=None,        # Passes over the training studies
-    bs:int=None,            # Studies of a step
-    accum:int=None,         # Steps whose gradients are added up
+    bs:int=None,            # Studies of a batch
+    accum:int=None,         # Batches of a step, whose loss is that of one large batch
     opt:str=None,           # adamw, or paper: SGD with momentum 0.9 and Lookahead
     lr:float=None,          # Peak learning rate (paper: 3e-3, with SGD)
     wd:float=None,          # Weight decay (paper: 1e-4, with SGD)
@@ -168,6 +169,8 @@ def refers_pretrain(
     freeze:int=None,        # Its first layers that stay as they are; default: 0 (paper: 6)
     vocab:int=None,         # Vocabulary size at most; default: 3,000 (paper: 10,000)
     least_patients:int=None, # Whose reports must have a word to learn pieces from it; default: 5
+    patch_drop:float=None,  # Share of the patches that training leaves out, for speed; default: 0
+    checkpointing:store_true=False, # Compute layers twice, for less memory
     seed:int=None,          # Every random choice follows from it
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
@@ -186,12 +189,13 @@ def refers_pretrain(
     --bs is the batch of all GPUs. Instead of --gpus, torchrun or accelerate launch may start the
     command, also on several machines."""
     given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
-    more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients)
+    more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients, patch_drop=patch_drop,
+                checkpointing=checkpointing or None)
     s = settings(run_device=device, run_precision=precision, run_workers=workers, run_seed=seed,
                  **setting_options(given))
 
     from refers_nb.training.baselines import baseline
-    check_reads_reports(method, given)
+    check_reads_reports(method, given | more)
     recipe = pretrain_recipe(s, given, pool) | {k: v for k, v in more.items() if v is not None}
     run = dict(seed=s.run.seed, device=s.run.device, precision=s.run.precision,
                workers=s.run.workers or 0, dry_run=dry_run)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'process_group', 'n_ranks', 'rank', 'is_first', 'told', 'on_first', 'agree', 'gather_objects', 'heard_once',
-           'is_lost', 'fails_first', 'have_failed', 'numbered', 'ranks', 'own_gpu', 'failed_rank', 'run_ranks',
-           'start_ranks']
+           'is_lost', 'fails_first', 'numbered', 'ranks', 'own_gpu', 'failed_rank', 'run_ranks', 'start_ranks']
 
 # %% ../nbs/02b_ranks.ipynb #cbd517fa
 import logging, os, signal, sys, time, uuid, warnings
@@ -110,13 +109,6 @@ def fails_first(
     try: return store.add('failed', 1) == 1
     except RuntimeError: return is_first()                       # the store is gone, too
 
-def have_failed(
-    store # `torch.distributed.Store` of all ranks
-)->bool:
-    "Whether another rank has said why it failed"
-    try: return store.add('failed', 0) > 0
-    except RuntimeError: return False
-
 # %% ../nbs/02b_ranks.ipynb #020c3b0e
 def numbered(
     error:BaseException, # What ended this rank
@@ -124,13 +116,13 @@ def numbered(
 ):                       # What is to be said of it
     "The error of a rank, with its number; silent where another rank has failed before"
     if getattr(error, 'told', False): return error
-    if isinstance(error, KeyboardInterrupt):
-        is_cause = is_first() and not have_failed(store) and not is_lost(error.__context__)
-        return error if is_cause else told(error)                # by the signal that ends all
+    if isinstance(error, KeyboardInterrupt): return told(error)  # by whoever started the ranks
     speaks = fails_first(store)
     if is_lost(error):
+        from torch.distributed import is_torchelastic_launched
         error = InputError(f'one of the {n_ranks()} processes has ended, and the others with it; '
                            'start again, and it goes on from the last saved state')
+        speaks = speaks and not is_torchelastic_launched()       # it says which
     elif isinstance(error, InputError) and not is_first():
         error = InputError(f'rank {rank()}: {error}')
     return error if speaks else told(error)
@@ -155,7 +147,8 @@ def ranks(
     try:
         with heard_once(): yield
     except (Exception, KeyboardInterrupt) as e:
-        better = numbered(e, store)
+        try: better = numbered(e, store)
+        except KeyboardInterrupt as stop: better = told(stop)    # by the one that speaks
         raise better from (None if better is e else e)
     dist.destroy_process_group()
 
@@ -193,14 +186,14 @@ def run_ranks(
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import elastic_launch, LaunchConfig
-    logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
+    logging.disable(logging.CRITICAL)                            # what matters is said below
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1)//n)))
     config = LaunchConfig(
         1, 1, n, run_id=uuid.uuid4().hex, rdzv_backend='c10d', rdzv_endpoint='localhost:0',
         max_restarts=0, signals_to_handle=','.join(SIGNALS))
     try: elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as e: return failed_rank(e.failures)
-    except SignalException as e: return 128 + e.sigval, ''
+    except SignalException as e: return 128 + e.sigval, 'stopped'
     return 0, ''
 
 # %% ../nbs/02b_ranks.ipynb #332ac554

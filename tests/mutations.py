@@ -334,7 +334,8 @@ def line_learner(path):
     from fastai.data.core import DataLoaders
     from torch import nn
     from refers_nb.data.loaders import SeededLoader
-    from refers_nb.training.callbacks import Checkpoint, ResumableLearner, StopOnNonFinite
+    from refers_nb.training.callbacks import Checkpoint, ResumableLearner
+    from refers_nb.training.step import StopOnNonFinite
     from refers_nb.training.optim import adamw, paper_sgd, warmup_cosine
     class Points:
         n_inp, epoch = 1, 0

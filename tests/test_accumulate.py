@@ -18,10 +18,11 @@ from refers_nb.models.refers import refers_model
 from refers_nb.models.savings import drop_patches, KeptBytes, recompute
 from refers_nb.runs import diff_args
 from refers_nb.training.accumulate import LargeBatch
-from refers_nb.training.callbacks import Checkpoint, NonFiniteLoss
+from refers_nb.training.callbacks import Checkpoint
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.pretrain import pretrain, RefersArgs
 from refers_nb.training.reports import pretrain_learner
+from refers_nb.training.step import CountOps, NonFiniteLoss
 
 STILL = Augment(32, (1., 1.), ratio=(1., 1.), light=0., rotate=0.)
 
@@ -225,6 +226,28 @@ def test_a_loss_that_is_none_is_told_where_it_is(table, batch):
     assert all(str(names[i]) in str(e.value) for i in learn.dls.train.batch_idxs(0, batch))
     after = learn.model.state_dict()
     assert torch.is_grad_enabled() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_looked_at_late_a_batch_of_a_step_still_stops_it(table):
+    "As on a GPU: the loss of one batch is looked at in the next, and the step is not taken"
+    learn = make(table, 4, 4)
+    before = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    learn.stop_on_non_finite.late = True
+    with pytest.raises(NonFiniteLoss, match='step 1 .*batch 1 of studies'), learn.no_bar(), learn.no_logging():
+        learn.fit(1, lr=.05, cbs=[Spoil(1)])
+    after = learn.model.state_dict()
+    assert torch.is_grad_enabled() and all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_nothing_is_read_from_the_device(table):
+    "In the batch that sets aside, and in the one that ends a step"
+    for step in (5, 7):
+        learn = make(table, 4, 4, opt='adamw')
+        learn.stop_on_non_finite.late = True
+        count = CountOps(step)
+        learn.add_cb(count)
+        fitted(learn)
+        assert count.counts[['item', 'nonzero']].sum() <= 2, count.counts
 
 
 def test_an_error_in_the_model_leaves_gradients_switched_on(table):

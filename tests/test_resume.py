@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
 from refers_nb.training import pretrain as pretrain_module
-from refers_nb.training.callbacks import Checkpoint, NonFiniteLoss, PlainTensors
+from refers_nb.training.callbacks import Checkpoint, PlainTensors
 from refers_nb.training.pretrain import pretrain
+from refers_nb.training.step import NonFiniteLoss
 
 ARGS = dict(preset='nano', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, max_len=32,
             save_every=2, precision='fp32', device='cpu', tensorboard=False)
@@ -19,6 +20,7 @@ import os, signal, sys, torch
 torch.set_num_threads(1)
 from refers_nb.training.callbacks import Checkpoint
 from refers_nb.training.pretrain import pretrain
+from refers_nb.training.step import NonFiniteLoss
 table, out, where, n = *sys.argv[1:4], int(sys.argv[4])
 save, step = torch.save, Checkpoint.after_batch
 count = 0

@@ -21,7 +21,9 @@ def uniform(
     device, # Where they are needed
 ):          # Tensor (n,)
     "Random numbers, drawn where the generator is"
-    return torch.rand(n, generator=gen, device=gen.device).to(device)*(high - low) + low
+    pinned = device.type == 'cuda' and gen.device.type == 'cpu' # only such a copy waits for nothing
+    drawn = torch.rand(n, generator=gen, device=gen.device, pin_memory=pinned)
+    return drawn.to(device, non_blocking=pinned)*(high - low) + low
 
 # %% ../../nbs/13e_augment.ipynb #907aa83c
 class Augment:

@@ -12,8 +12,11 @@ import pandas as pd
 import torch
 from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
+from torch.utils.data import default_collate
 from ..core import InputError
+from .ahead import read_ahead
 from .given import empty_like, given_table
+from .kept import KeptTokens
 from .report import swap_sides
 from .studies import by_study, label_names
 from .tokens import TensorReport
@@ -44,20 +47,25 @@ class StudyItems:
         require_report:bool=True, # Only studies that have a report
     ):
         store_attr('store,tok,k,train,flip,seed,require_report')
-        df = df.iloc[np.argsort([FRONTAL.index(view) for view in df['view']], kind='stable')]
+        name = 'image' if 'image' in df else 'path'
+        order = np.argsort([FRONTAL.index(view) for view in df['view']], kind='stable')
+        columns = ['study', 'patient', 'split', 'report', *dict.fromkeys(['path', name])]
+        df = df[columns].iloc[order]
         studies = by_study(df)
         if require_report: studies = studies[studies['report'].str.strip() != '']
         if not len(studies):
             raise InputError('No study with a report in this split: pre-training needs reports.')
-        images = df['image' if 'image' in df else 'path'].to_numpy(object)
-        of_study = [list(images[o]) for o in studies['rows']]
+        images = df[name].to_numpy(object)
+        of_study = [images[o].tolist() for o in studies['rows']]
         self.items = studies.drop(columns='rows').assign(images=of_study)
         rows = store.rows(df['path'])
         self.with_report = True  # whether an item has its report
         self.studies = studies['study'].tolist()
-        self.reports = studies['report'].tolist()
+        self.reports = studies['report'].array         # texts side by side, no object for each
         self.rows = [rows[o] for o in studies['rows']] # of each study, in the store
         self.epoch = 0
+        self.kept = []
+        if tok is not None: self.keep_tokens()
 
     def __len__(self): return len(self.reports)
 
@@ -66,23 +74,46 @@ class StudyItems:
         "Images shown in one pass"
         return sum(min(self.k, len(rows)) for rows in self.rows)
 
+# %% ../../nbs/13f_items.ipynb #82942cc9
+@patch
+def keep_tokens(self:StudyItems):
+    "Make room for the tokens of every reader: of the reports as they are, and of mirrored studies"
+    def pair(tok): return KeptTokens(tok, self.reports), KeptTokens(tok, self.reports, swap_sides)
+    self.kept = [pair(tok) for tok in self.tok.readers]
+
+@patch
+def tokens(self:StudyItems,
+    i:int,        # Position of a study
+    flipped:bool, # Whether its views are mirrored
+)->list:          # Of `TensorReport` (t,), in the pieces of every reader
+    "The report of a study as tokens, made once"
+    if [o.tok for o, _ in self.kept] != self.tok.readers: self.keep_tokens()
+    return [pair[int(flipped)][i] for pair in self.kept]
+
+# %% ../../nbs/13f_items.ipynb #96123846
+@patch
+def announce(self:StudyItems,
+    idxs # Positions of studies that are needed soon
+):
+    "Have the images of some studies read ahead"
+    rows = [row for i in idxs for row in self.rows[i]]
+    read_ahead(self.store.images, rows)
+
 # %% ../../nbs/13f_items.ipynb #ca328257
 @patch
 def __getitem__(self:StudyItems, i):
     "One study: views, mask, and its report in the pieces of every reader"
     rng = np.random.default_rng((self.seed, self.epoch, i))
     rows = self.rows[i]
-    report = self.reports[i]
     if self.train: rows = rng.permutation(rows)
     rows = rows[:self.k]
     views = np.zeros((self.k, 1, *self.store.images.shape[1:]), np.uint8) # (k, 1, h, w)
     for place,row in enumerate(rows): views[place, 0] = self.store.images[row]
-    if self.train and rng.random() < self.flip:
-        views = views[..., ::-1].copy()
-        report = swap_sides(report)
+    flipped = self.train and rng.random() < self.flip
+    if flipped: views = views[..., ::-1].copy()
     mask = torch.arange(self.k) < len(rows)
-    readers = self.tok.readers if self.with_report else []
-    return Views(torch.from_numpy(views)), mask, *(tok(report) for tok in readers)
+    reports = self.tokens(i, flipped) if self.with_report else []
+    return Views(torch.from_numpy(views)), mask, *reports
 
 # %% ../../nbs/13f_items.ipynb #625990f8
 @patch
@@ -97,17 +128,20 @@ def collate(self:StudyItems, items):
     "Items as a batch: views (bs, k, 1, h, w), mask (bs, k), reports (bs, t)"
     views, mask, *reports = zip(*items)
     padded = [tok.pad(texts) for tok,texts in zip(self.tok.readers, reports)] if reports else []
-    return Views(torch.stack(views)), torch.stack(mask), *padded
+    views = default_collate([o.as_subclass(torch.Tensor) for o in views])
+    return Views(views), torch.stack(mask), *padded
 
 # %% ../../nbs/13f_items.ipynb #d157d26a
 @patch
 def augmented(self:StudyItems, b, augment, gen):
     "A batch with its views augmented, (bs, k, 1, size, size)"
     views, mask, *reports = b
-    x = augment(views.as_subclass(torch.Tensor)[mask], gen) # (n, 1, size, size)
-    out = x.new_zeros(*mask.shape, *x.shape[1:])            # (bs, k, 1, size, size)
-    out[mask] = x
-    return Views(out), mask, *reports
+    places = getattr(mask, 'places', None)
+    if places is None: places = mask.flatten().nonzero()[:, 0]
+    x = augment(views.as_subclass(torch.Tensor).flatten(0, 1)[places], gen) # (n, 1, size, size)
+    out = x.new_zeros(mask.numel(), *x.shape[1:])           # (bs*k, 1, size, size)
+    out[places] = x
+    return Views(out.unflatten(0, mask.shape)), mask, *reports
 
 # %% ../../nbs/13f_items.ipynb #1fe7aeb6
 @patch
@@ -193,6 +227,7 @@ def new_empty(self:StudyItems):
     items.studies = []
     items.reports = []
     items.rows = []
+    items.kept = []
     items.store = empty_like(self.store)
     return items
 
@@ -241,6 +276,14 @@ def __getitem__(self:LabelItems, i):
             targets = targets[self.order]
     image = torch.from_numpy(np.array(image))[None]
     return (image, torch.from_numpy(np.array(targets))) if self.labelled else (image,)
+
+# %% ../../nbs/13f_items.ipynb #7c2d55e3
+@patch
+def announce(self:LabelItems,
+    idxs # Positions of images that are needed soon
+):
+    "Have some images read ahead"
+    read_ahead(self.store.images, [self.rows[i] for i in idxs])
 
 # %% ../../nbs/13f_items.ipynb #869a1e70
 @patch

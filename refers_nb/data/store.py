@@ -71,9 +71,10 @@ def rows(self:ImageStore,
     paths # Paths as the index has them
 ):        # int array
     "Positions of paths; `InputError` names the first that is not in the store"
-    at = self.paths.get_indexer(list(paths))
+    paths = pd.Index(paths)
+    at = self.paths.get_indexer(paths)
     if (at < 0).any():
-        first = list(paths)[int((at < 0).argmax())]
+        first = paths[int((at < 0).argmax())]
         raise InputError(f'{first} is not in the image store {self.out}')
     return at
 

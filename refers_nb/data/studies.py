@@ -161,9 +161,11 @@ def cut_reports(
     df # Study table, its types as they may be
 ):     # The same with no longer report than `LONGEST_REPORT`; how many were cut
     "A table whose longest reports are cut"
-    n = sum(isinstance(o, str) and len(o) > LONGEST_REPORT for o in df['report'])
-    first = df['report'].map(lambda o: o[:LONGEST_REPORT] if isinstance(o, str) else o)
-    return df.assign(report=first), n
+    text = df['report']
+    if isinstance(text.dtype, pd.StringDtype): too_long = text.str.len().fillna(0) > LONGEST_REPORT
+    else: too_long = text.map(lambda o: isinstance(o, str) and len(o) > LONGEST_REPORT)
+    if not too_long.any(): return df, 0
+    return df.assign(report=text.where(~too_long, text.str[:LONGEST_REPORT])), int(too_long.sum())
 
 def tell_cut(
     n:int # Reports that were cut
@@ -441,10 +443,8 @@ def by_study(
 ):      # DataFrame: study, patient, split, report, rows (int array of positions in `df`)
     "One row per study, in the order in which the studies first appear"
     columns = ['study', 'patient', 'split', 'report']
-    if not len(df): return df[columns].assign(rows=[])
     codes, _ = pd.factorize(df['study'])
     order = np.argsort(codes, kind='stable')
-    rows = np.split(order, np.flatnonzero(np.diff(codes[order])) + 1)
-    first = df.iloc[[o[0] for o in rows]]
-    studies = first[columns].reset_index(drop=True)
-    return studies.assign(rows=rows)
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-2))
+    rows = [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)])]
+    return df[columns].iloc[order[starts]].reset_index(drop=True).assign(rows=rows)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch, store_attr
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 # %% ../../nbs/23_decoder.ipynb #735ecea5
 def causal_mask(
@@ -145,6 +146,7 @@ class ReportDecoder(nn.Module):
         layers = [DecoderLayer(width, heads, ff, dropout, attn_dropout) for _ in range(depth)]
         self.layers = nn.ModuleList(layers)
         self.bias = nn.Parameter(torch.zeros(vocab))
+        self.grad_checkpointing = False  # as in timm; `recompute` switches it
         for table in (self.words, self.positions): nn.init.normal_(table.weight, std=.02)
         with torch.no_grad(): self.words.weight[pad_id] = 0
 
@@ -177,7 +179,9 @@ def forward(self:ReportDecoder,
     memory = self.memory(memory)                                         # (bs, s, w)
     if mask is not None: mask = mask[:, None, None]                      # (bs, 1, 1, s)
     x = self.embed(report)                                               # (bs, t, w)
-    for layer in self.layers: x = layer(x, memory, mask)
+    for layer in self.layers:
+        if self.grad_checkpointing: x = checkpoint(layer, x, memory, mask, use_reentrant=False)
+        else: x = layer(x, memory, mask)                                 # (bs, t, w)
     return self.word_logits(x)
 
 # %% ../../nbs/23_decoder.ipynb #95bbedf1

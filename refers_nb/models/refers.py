@@ -12,6 +12,7 @@ from copy import deepcopy
 from fastcore.basics import patch
 from torch import nn
 from ..core import InputError
+
 from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
 from .pretrained import HubModel
@@ -114,13 +115,15 @@ def refers_model(
 # %% ../../nbs/24_refers.ipynb #3bcc4389
 @patch
 def encode_image(self:Refers,
-    views, # (bs, k, c, h, w)
-    mask,  # (bs, k), true where a view exists
-):         # (bs, k, 1+p, d), zero where a view does not exist
+    views,      # (bs, k, c, h, w)
+    mask,       # (bs, k), true where a view exists
+    places=None,# (n,), where that is in the flattened mask; None: a GPU is waited for to be asked
+):              # (bs, k, 1+p, d), zero where a view does not exist
     "Tokens of all views, by one forward of the encoder over the `n` views that exist"
-    x = self.vision(views[mask])                               # (n, 1+p, d)
-    places = x.new_zeros(*mask.shape, *x.shape[1:])            # (bs, k, 1+p, d)
-    return places.index_put((mask,), x)
+    if places is None: places = mask.flatten().nonzero()[:, 0]
+    x = self.vision(views.flatten(0, 1)[places])               # (n, 1+p, d)
+    tokens = x.new_zeros(mask.numel(), *x.shape[1:])           # (bs*k, 1+p, d)
+    return tokens.index_put((places,), x).unflatten(0, mask.shape)
 
 # %% ../../nbs/24_refers.ipynb #0acf880b
 @patch
@@ -145,10 +148,11 @@ def forward(self:Refers,
     mask=None,              # (bs, k), true where a view exists
     report=None,            # (bs, t)
     encoder_input_ids=None, # (bs, t2), for a report encoder with a vocabulary of its own
+    places=None,            # (n,), where views exist, see `encode_image`
 )->Output:
     "Encode, fuse, write and compare (paper, figure 1)"
     if isinstance(views, (tuple, list)): return self(*views)
-    tokens = self.encode_image(views, mask)                    # (bs, k, 1+p, d)
+    tokens = self.encode_image(views, mask, places)            # (bs, k, 1+p, d)
     memory, study, weights = self.fusion(tokens, mask)         # (bs, k*p, d), (bs, s), (bs, k, p)
     seen = mask.repeat_interleave(weights.shape[-1], dim=1)    # (bs, k*p)
     logits = self.decoder(report, memory, seen)                # (bs, t, v)

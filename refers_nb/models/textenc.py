@@ -10,6 +10,7 @@ __all__ = ['HF_WEIGHTS', 'mean_pool', 'class_pool', 'encoder_numbers', 'named_nu
 import json
 import os
 from pathlib import Path
+import torch
 from fastcore.basics import patch
 from torch import nn
 from ..core import InputError
@@ -61,7 +62,6 @@ def check_size(
     numbers:dict # What it is built from
 ):
     "`InputError` where files are none, or an encoder is larger than its file of weights"
-    import torch
     from transformers import AutoConfig, AutoModel
     found = [check_file(folder/o, MOST_WEIGHTS) for o in HF_WEIGHTS if os.path.lexists(folder/o)]
     with torch.device('meta'): model = AutoModel.from_config(AutoConfig.for_model(**numbers))
@@ -138,6 +138,17 @@ class ReportEncoder(nn.Module):
         self.pad_id = pad_id if own_pad is None else own_pad
         self.proj = nn.Linear(self.bert.config.hidden_size, out)
 
+# %% ../../nbs/22_textenc.ipynb #551cc2bc
+@patch
+def attention_mask(self:ReportEncoder,
+    mask # True for real tokens (bs, t)
+):       # (bs, 1, t, t): bool for the fused call, else numbers to add to the scores
+    "Which tokens each token sees, in the form that the attention of the encoder uses"
+    seen = mask[:, None, None].expand(-1, -1, mask.shape[1], -1)    # (bs, 1, t, t)
+    if self.bert.config._attn_implementation == 'sdpa': return seen
+    nothing = torch.zeros((), dtype=self.bert.dtype, device=mask.device)
+    return torch.where(seen, nothing, torch.finfo(self.bert.dtype).min)
+
 # %% ../../nbs/22_textenc.ipynb #11a254e8
 @patch
 def forward(self:ReportEncoder,
@@ -145,7 +156,7 @@ def forward(self:ReportEncoder,
 ):         # Vectors (bs, out)
     "The paper's r: encoded, pooled, projected (section 'Study-report representation consistency')"
     mask = report != self.pad_id                                    # (bs, t)
-    output = self.bert(input_ids=report, attention_mask=mask.long())
+    output = self.bert(input_ids=report, attention_mask=self.attention_mask(mask))
     if self.pool == 'mean': x = mean_pool(output.last_hidden_state, mask)
     else: x = class_pool(output)                                    # (bs, d)
     return self.proj(x)                                             # (bs, out)

@@ -29,7 +29,8 @@ from ..ranks import n_ranks
 from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
 from ..settings import default
 from .callbacks import (
-    PlainTensors, Precision, setup_progress, StopOnNonFinite)
+    PlainTensors, Precision, setup_progress)
+from .step import LossesOnDevice, StopOnNonFinite
 from .classifier import Classifier, MaskedBCE
 from .finetune import BudgetLoader, image_store
 from .learner import ScheduledLearner
@@ -158,7 +159,8 @@ def images_learner(
     if args.weights:
         encoder = vision_encoder(vision['name'], args.size, args.weights, in_chans=1)
         model.vision.load_state_dict(encoder.state_dict())
-    cbs = [PlainTensors(), Precision(args.dtype), StopOnNonFinite(), GradientClip(args.clip)]
+    cbs = [PlainTensors(), Precision(args.dtype), StopOnNonFinite(), LossesOnDevice(),
+           GradientClip(args.clip)]
     learn = ScheduledLearner(
         dls, model, loss, optimiser(args.opt, args.wd), splitter=encoder_groups, cbs=cbs,
         metrics=metrics, max_lrs=[args.lr*args.vision_lr, args.lr])

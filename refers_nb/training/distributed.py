@@ -6,7 +6,7 @@
 __all__ = ['Ranks', 'over_ranks', 'rank_facts']
 
 # %% ../../nbs/32e_distributed.ipynb #5cb01bc7
-import os, socket
+import socket
 import torch
 from fastai.callback.core import Callback
 from fastai.torch_core import to_detach

@@ -32,7 +32,8 @@ from ..ranks import is_first, on_first
 from ..runs import check_owner, read_record, run_once, run_record
 from ..settings import check_number, check_numbers, default, LARGEST_SEED
 from .callbacks import (
-    history_table, Precision, SaveHistory, StepsBar, StopOnNonFinite)
+    history_table, Precision, SaveHistory, StepsBar)
+from .step import LossesOnDevice, StopOnNonFinite
 from .classifier import (
     Classifier, ClassifierLearner, long_table, MaskedBCE, mirror_places, positive_weights, predict)
 from .digests import finetune_args, NOT_THE_RUN
@@ -223,7 +224,7 @@ def classifier_learner(
     weight = positive_weights(dls.train.dataset.targets) if balance else None
     if balance: weight = weight.to(model.head.weight.device)
     score = macro_auroc if studies is None else partial(study_auroc, studies=studies)
-    cbs = [Precision(dtype), StopOnNonFinite(), GradientClip(1.)]
+    cbs = [Precision(dtype), StopOnNonFinite(), LossesOnDevice(), GradientClip(1.)]
     rates = peak_rates(len(splitter(model)), lr, head_lr, layer_decay)
     learn = ClassifierLearner(
         dls, model, MaskedBCE(weight), opt_func, splitter=splitter, cbs=cbs, metrics=auroc_metric(score),

@@ -68,7 +68,8 @@ def fit(self:ScheduledLearner,
     cbs = L(cbs)
     scheduled = any(is_schedule(cb) for cb in [*self.cbs, *cbs])
     if lr is None and self.sched is not None and not scheduled: cbs = L(self.sched) + cbs
-    super(ScheduledLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
+    with torch.enable_grad():                               # as before, whatever ends the fit
+        super(ScheduledLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt, start_epoch)
 
 # %% ../../nbs/32a_learner.ipynb #8bf66ce3
 class LossScaler(MixedPrecision):

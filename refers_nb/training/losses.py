@@ -72,7 +72,7 @@ def same_reports(
     across:bool=True, # Also of the other ranks
 ):                 # (ranks*bs, ranks*bs) bool
     "Which studies of the batch, on all ranks, carry word for word the same report"
-    if not across: return (report[:, None] == report).all(-1)
+    if n_ranks() == 1 or not across: return (report[:, None] == report).all(-1)
     length = torch.tensor(report.shape[1:], device=report.device)             # (1,)
     missing = int(gather(length).max()) - report.shape[1]
     whole = gather(F.pad(report, (0, missing), value=pad_id))                 # (ranks*bs, t)

@@ -12,7 +12,7 @@ from itertools import cycle
 from numbers import Real
 import numpy as np
 import torch
-from fastai.callback.schedule import combine_scheds, ParamScheduler, SchedCos, SchedLin
+from fastai.callback.schedule import ParamScheduler, SchedCos, SchedLin
 from fastai.optimizer import (
     average_grad, even_mults, l2_reg, Lookahead, momentum_step, Optimizer, OptimWrapper)
 from fastcore.basics import store_attr
@@ -129,9 +129,9 @@ class WarmupCosine:
     def __call__(self, pos):
         "Learning rates at a share of the training"
         lr = np.atleast_1d(np.asarray(self.lrs, float))
-        up = SchedLin(lr*.01, lr)
-        down = SchedCos(lr, lr*0)
-        return combine_scheds([self.warmup, 1 - self.warmup], [up, down])(pos)
+        done, top, rest = np.float32([pos, self.warmup, 1 - self.warmup])
+        if done < top: return SchedLin(lr*.01, lr)(float(done/top))
+        return SchedCos(lr, lr*0)(float((done - top)/(top + rest - top)))
 
 def warmup_cosine(
     lrs,              # Highest learning rate of every list of parameters that the splitter gives

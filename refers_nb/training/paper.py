@@ -64,5 +64,5 @@ def paper_epochs(
     accum:int=1, # Batches of a step
 )->int:
     "Passes within the steps of the paper; one at least"
-    batches = max(1, studies//bs)
-    return max(1, PAPER_STEPS*accum//batches)
+    steps = -(-max(1, studies//bs)//accum)                  # the last of a pass may be smaller
+    return max(1, PAPER_STEPS//steps)

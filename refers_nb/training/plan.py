@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_free', 'check_writable', 'folder_state', 'TimedSteps', 'resident_peak', 'memory_peak', 'split_counts',
-           'time_steps', 'plan_run', 'plan_text']
+           'batches_of_step', 'time_steps', 'plan_run', 'plan_text']
 
 # %% ../../nbs/32d_plan.ipynb #21d11353
 import errno, os, re, sys, time
@@ -123,13 +123,20 @@ def split_counts(
     images = sum(len(rows) for rows in items.rows)
     return {f'{name} studies': len(items), f'{name} images': images}
 
+def batches_of_step(
+    learn # Learner, perhaps with `LargeBatch`
+)->int:
+    "How many batches make one step"
+    return getattr(getattr(learn, 'large_batch', None), 'accum', 1)
+
 def time_steps(
     learn,      # Learner with a schedule
     epochs:int, # Passes of the run
     n:int=10,   # Steps to time
 )->TimedSteps:
     "Train for some steps, silently"
-    timed = TimedSteps(n)
+    accum = batches_of_step(learn)
+    timed = TimedSteps(-(-n//accum)*accum)                  # whole steps, or their mean is none
     device = torch.device(learn.dls.device)
     if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     learn.remove_cbs(StepsBar)
@@ -149,6 +156,7 @@ def plan_run(
     parameters = list(learn.model.parameters())
     plan = notes | split_counts(train, 'training') | split_counts(learn.dls.valid, 'validation')
     plan |= {'steps per epoch': len(train), 'epochs': epochs, 'steps': steps}
+    if batches_of_step(learn) > 1: plan['steps taken as one'] = batches_of_step(learn)
     plan['parameters'] = sum(p.numel() for p in parameters)
     plan['parameters that learn'] = sum(p.numel() for p in parameters if p.requires_grad)
     plan['device'] = str(learn.dls.device)

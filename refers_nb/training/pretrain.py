@@ -25,6 +25,7 @@ from ..data.studies import read_studies, table_digest
 from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
 from ..models.refers import PRESETS, refers_config, refers_model
+from ..models.savings import drop_patches, recompute
 from ..models.vision import vision_encoder
 from ..ranks import is_first, n_ranks, on_first
 from ..runs import completed_checkpoint, run_once, run_record, Stop
@@ -106,7 +107,7 @@ def record(self:RunArgs,
 # %% ../../nbs/33_pretrain.ipynb #d90c7281
 REFERS_LIMITS = dict(
     freeze=(int,), vocab=(int, 1, 10**6), max_len=(int, 2, 10_000), dropout=(float, 0, 1),
-    gen=(float,), match=(float,), text_lr=(float,))
+    gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99))
 
 class RefersArgs(RunArgs):
     "What a pre-training from reports is"
@@ -126,7 +127,9 @@ class RefersArgs(RunArgs):
         match:float=1.,         # Weight of the matching loss (paper: 1)
         mask_same:bool=True,    # Equal reports are no negatives of each other (paper: they are)
         text_lr:float=1.,       # Report encoder's share of the learning rate (paper: 0.1)
-        accum:int=default('pretrain', 'accum'), # Batches whose gradients are added before a step
+        accum:int=default('pretrain', 'accum'), # Batches of a step, as if they were one
+        patch_drop:float=0.,    # Share of the patches that are left out while training
+        checkpointing:bool=False, # Compute layers twice, for less memory
         **kwargs
     ):
         super().__init__(**kwargs)
@@ -275,15 +278,12 @@ def images_seen(
 # %% ../../nbs/33_pretrain.ipynb #0b7e8bb7
 def check_accumulation(
     dl,         # `StudyLoader` of training
-    accum:int,  # Batches whose gradients are added before a step
-    epochs:int, # Passes
+    accum:int,  # Batches of a step
 ):
-    "`InputError` where a whole run sees fewer studies than one step needs: no weight would move"
-    if accum == 1: return
-    studies = len(dl)*dl.bs if dl.drop_last else len(dl.dataset)
-    if studies*epochs >= accum*dl.bs: return
-    raise InputError(f'accum is {accum}: a step needs {accum*dl.bs:,} studies, the whole run sees '
-                     f'{studies*epochs:,}, so no weight would move; take a smaller accum or bs')
+    "`InputError` where a pass over the studies is shorter than one step"
+    if accum <= max(1, len(dl)): return
+    raise InputError(f'accum is {accum}: a step takes {accum} batches, a pass over the studies '
+                     f'has {len(dl)}; take a smaller accum or bs')
 
 def refers_run_learner(
     args:RefersArgs, # What the run is
@@ -295,12 +295,14 @@ def refers_run_learner(
     "Data, model, loss and learner of a pre-training from reports"
     dls = study_dls(df, store, tok, args.size, args.n_views, args.bs, args.seed, args.flip,
                     args.augment, args.torch_device, workers)
-    check_accumulation(dls.train, args.accum, args.epochs)
+    check_accumulation(dls.train, args.accum)
     dropout = dict(dropout=args.dropout)
     model = refers_model(
         args.preset, args.weights, vocab=len(tok), size=args.size, k=args.n_views,
         fusion=args.fusion, max_len=args.max_len, drop_path=args.drop_path, freeze=args.freeze,
         text=dropout | args.text, decoder=dropout)
+    drop_patches(model, args.patch_drop)
+    if args.checkpointing: recompute(model)
     loss = RefersLoss(
         args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same, tok.pad_id)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
-from fastai.callback.training import GradientAccumulation, GradientClip
+from fastai.callback.training import GradientClip
 from fastai.interpret import plot_top_losses
 from fastai.learner import Learner, Metric
 from fastai.torch_core import get_model, to_float
@@ -33,21 +33,27 @@ from ..data.views import loss_titles, show_reports, Views
 from ..models.generate import generate
 from ..models.refers import Output, Refers, refers_groups, refers_model
 from ..settings import default
-from .callbacks import plain_values, PlainTensors, Precision, StopOnNonFinite
+from .accumulate import LargeBatch
+from .callbacks import plain_values, PlainTensors, Precision
 from .learner import ScheduledLearner
 from .losses import RefersLoss
 from .metrics import recall_at, text_groups
 from .optim import optimiser
+from .step import LossesOnDevice, StopOnNonFinite
 
 # %% ../../nbs/32b_reports.ipynb #d9166b25
 class TeacherForcing(PlainTensors):
-    "Give the model (views, mask, report, perhaps the encoder's pieces), and the loss the report"
+    "Give the model all that its `forward` takes, and the loss the report"
     def before_batch(self):
         "The report goes to both"
+        places = getattr(self.xb[1], 'places', None)
         super().before_batch()
         views, mask, *reports = *self.xb, *self.yb
         self.learn.yb = tuple(reports[:1])
         self.learn.xb = views, mask, *(reports or self.no_reports(views))
+        if not self.training: return                        # fastai may collect what is given
+        pieces = self.xb[3:] or [None]                      # of an encoder with its own vocabulary
+        self.learn.xb = *self.xb[:3], *pieces, places
 
     def no_reports(self, views):
         "Empty reports, one for each study, in the pieces of every reader"
@@ -214,7 +220,7 @@ def pretrain_learner(
     wd:float=default('pretrain', 'wd'),   # Weight decay of matrices (paper: 1e-4, with SGD)
     opt:str=default('pretrain', 'opt'),   # 'adamw', or 'paper': SGD with momentum 0.9 and Lookahead
     clip:float=1.,        # Largest norm of the gradient (paper: 10)
-    accum:int=default('pretrain', 'accum'), # Batches whose gradients are added before a step
+    accum:int=default('pretrain', 'accum'), # Batches of a step, as if they were one: `LargeBatch`
     dtype=torch.float32,  # Precision of the matrix products: float32 or bfloat16
     cbs=None,             # More callbacks
 )->ReportLearner:
@@ -223,8 +229,9 @@ def pretrain_learner(
     check_data(model, dls.train.dataset)
     model.tokenizer = getattr(dls.train.dataset, 'tok', model.tokenizer) # for its checkpoint
     loss = loss or RefersLoss(pad_id=model.config['pad_id'])
-    cbs = [TeacherForcing(), Precision(dtype), StopOnNonFinite(), GradientClip(clip), *(cbs or [])]
-    if accum > 1: cbs.append(GradientAccumulation(accum*dls.train.bs))
+    cbs = [TeacherForcing(), Precision(dtype), StopOnNonFinite(), LossesOnDevice(),
+           GradientClip(clip), *(cbs or [])]
+    if accum > 1: cbs.append(LargeBatch(accum))
     metrics = [LossPart('gen'), LossPart('match')]
     if model.text is not None: metrics.append(RetrievalRecall())
     return ReportLearner(

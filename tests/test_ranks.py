@@ -1,0 +1,193 @@
+"Several processes train what one would: steps, validation, resuming with another number of them, and their ends"
+import functools, json, os, signal, subprocess, sys, time
+from pathlib import Path
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from refers_nb.core import InputError
+from refers_nb.data.prepare import prepare
+from refers_nb.locks import own_folder
+from refers_nb.training import baselines as baselines_module, pretrain as pretrain_module
+
+HERE = Path(__file__).parent
+SCRIPT = Path(sys.executable).parent
+LAUNCH = 'import sys; from refers_nb.ranks import run_ranks; sys.exit(run_ranks(int(sys.argv[1]), sys.argv[2:])[0])'
+RUN = ['--preset', 'nano', '--start', 'random', '--size', 32, '--bs', 8, '--n-views', 2, '--vocab', 300, '--precision', 'fp32',
+       '--device', 'cpu', '--least-patients', 0]
+ENV = dict(os.environ, OMP_NUM_THREADS='1', REFERS_NB_PROGRESS='0')
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('phantoms')/'prep'
+    prepare('phantom', 60, folder, size=32, seed=3, valid=.2, test=0)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def found(table):
+    "What so many processes leave"
+    out = table.parent/'ranked'
+    out.mkdir()
+    @functools.cache
+    def run(n):
+        command = [HERE/'ranked.py', table, out]
+        launch = [sys.executable, *(['-c', LAUNCH, str(n)] if n > 1 else [])]
+        subprocess.run([*launch, *command], check=True, env=ENV, capture_output=True)
+        return torch.load(out/f'{n}.pt', weights_only=True)
+    return run
+
+
+RANKS = pytest.mark.parametrize('n', [2, pytest.param(4, marks=pytest.mark.slow)])
+
+@RANKS
+@pytest.mark.parametrize('run', ['both', 'parts', 'classifier'])
+def test_ranks_are_one_process(found, n, run):
+    "20 steps of SGD: losses, weights and temperature differ by rounding"
+    one, several = found(1)[run], found(n)[run]
+    assert len(one['losses']) >= 20
+    for part in ('losses', 'weights', 'loss'):
+        torch.testing.assert_close(several[part], one[part], atol=1e-5, rtol=0)
+    torch.testing.assert_close(several['valid'], one['valid'], atol=1e-5, rtol=0)
+
+
+@RANKS
+def test_ranks_are_one_process_with_adamw(found, n):
+    "AdamW divides by the size of the gradient: rounding of a tiny one becomes a share of the learning rate, 5e-4"
+    one, several = found(1)['adamw'], found(n)['adamw']
+    torch.testing.assert_close(several['losses'], one['losses'], atol=1e-5, rtol=0)
+    torch.testing.assert_close(several['weights'], one['weights'], atol=5e-5, rtol=0)
+
+
+@RANKS
+def test_validation_is_that_of_one_process_to_the_last_digit(found, n):
+    assert found(n)['still']['valid'] == found(1)['still']['valid']
+    assert len(found(1)['still']['valid']) == 4                        # loss, its two parts, recall
+
+
+def test_the_runs_learn_something(found):
+    "The tests above can fail"
+    both, parts = (found(1)[o] for o in ('both', 'parts'))
+    assert both['losses'][-1] < both['losses'][0] - .1
+    assert both['loss']['log_tau'] != parts['loss']['log_tau']
+    assert not torch.equal(both['losses'][:5], parts['losses'][:5])
+
+
+# Commands
+
+def start(*args, out=subprocess.PIPE):
+    "A command of the library in a process group of its own"
+    name, *rest = map(str, args)
+    return subprocess.Popen([sys.executable, SCRIPT/name, *rest], stdout=out, stderr=subprocess.PIPE, text=True, env=ENV,
+                            start_new_session=True)
+
+
+def ended(process, timeout=120):
+    "Exit code, and what it said on stderr"
+    try: _, said = process.communicate(timeout=timeout)
+    finally:
+        if process.poll() is None: os.killpg(process.pid, signal.SIGKILL)
+    return process.returncode, said
+
+
+def wait_for(path, process):
+    "Until a run has left a file"
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(.05)
+
+
+def children(process):
+    "The ranks of a command: process numbers by rank"
+    res = {}
+    for status in Path('/proc').glob('[0-9]*/environ'):
+        try:
+            env = dict(o.partition('=')[::2] for o in status.read_text().split('\0'))
+            parent = (status.parent/'stat').read_text().rpartition(')')[2].split()[1]
+        except OSError: continue
+        if 'RANK' in env and int(parent) == process.pid: res[int(env['RANK'])] = int(status.parent.name)
+    return res
+
+
+def pretrain(table, out, *more): return start('refers-pretrain', table, out, *RUN, *more)
+
+
+@pytest.mark.slow
+def test_stopped_on_four_goes_on_with_two_and_then_with_one(table, tmp_path):
+    "A signal to the command reaches all ranks, which save; another number of them goes on at the same batch"
+    out, more = tmp_path/'run', ['--epochs', 10]
+    for n, number, code in ((4, signal.SIGTERM, 143), (2, signal.SIGUSR1, 138)):
+        before = (out/'state.pt').stat().st_mtime_ns if (out/'state.pt').exists() else 0
+        run = pretrain(table, out, *more, '--gpus', n)
+        wait_for(out/'state.pt', run)
+        while (out/'state.pt').stat().st_mtime_ns == before: time.sleep(.05)
+        os.kill(run.pid, number)
+        assert ended(run) == (code, 'refers-pretrain: stopped\n')
+        state = torch.load(out/'state.pt', weights_only=True)
+        assert 0 < state['train_iter'] < 60
+    assert ended(pretrain(table, out, *more)) == (0, '')
+    history = (out/'history.csv').read_text().splitlines()
+    assert len(history) == 11 and load_file(out/'checkpoint'/'model.safetensors')
+
+
+@pytest.mark.skipif(not Path('/proc').exists(), reason='finds the ranks in /proc')
+def test_a_killed_rank_ends_all_with_one_line_and_the_run_goes_on(table, tmp_path):
+    out = tmp_path/'run'
+    run = pretrain(table, out, '--epochs', 40, '--gpus', 2)
+    wait_for(out/'state.pt', run)
+    os.kill(children(run)[1], signal.SIGKILL)
+    began = time.monotonic()
+    code, said = ended(run)
+    assert code == 137 and time.monotonic() - began < 30
+    assert said.startswith('refers-pretrain: rank 1 was killed (SIGKILL)') and said.count('\n') == 1
+    assert torch.load(out/'state.pt', weights_only=True)['train_iter'] > 0
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc').exists(), reason='finds the ranks in /proc')
+def test_torchrun_starts_them_again(table, tmp_path):
+    "`--max-restarts`: a rank is killed, the run ends well"
+    out = tmp_path/'run'
+    command = ['--standalone', '--nproc-per-node', 2, '--max-restarts', 1, '--no-python', '--', SCRIPT/'refers-pretrain']
+    run = start('torchrun', *command, table, out, *RUN, '--epochs', 12)
+    wait_for(out/'state.pt', run)
+    os.kill(children(run)[1], signal.SIGKILL)
+    code, said = ended(run)
+    assert code == 0, said
+    assert (out/'checkpoint').exists() and len((out/'history.csv').read_text().splitlines()) == 13
+
+
+@pytest.mark.parametrize('more, line', [
+    (['--bs', 9], 'bs 9 cannot be shared equally by 2 processes'),
+    (['--epochs', 0], 'epochs')])
+def test_what_cannot_be_is_said_once(table, tmp_path, more, line):
+    code, said = ended(pretrain(table, tmp_path/'run', '--epochs', 1, '--gpus', 2, *more))
+    assert code == 1 and line in said and said.count('\n') == 1
+
+
+def test_what_one_process_does_is_refused_by_several(table, tmp_path, monkeypatch):
+    for module in (pretrain_module, baselines_module): monkeypatch.setattr(module, 'n_ranks', lambda: 2)
+    with pytest.raises(InputError, match='mae is trained by one process'):
+        baselines_module.baseline('mae', table, tmp_path/'run', preset='nano', start='random', size=32)
+    with pytest.raises(InputError, match='a dry run needs one process'):
+        pretrain_module.pretrain(table, tmp_path/'run', preset='nano', start='random', size=32, dry_run=True)
+    assert not (tmp_path/'run').exists()
+
+
+def test_a_folder_belongs_to_one_run(table, tmp_path):
+    with own_folder(tmp_path/'run'):
+        code, said = ended(pretrain(table, tmp_path/'run', '--epochs', 1, '--gpus', 2))
+    assert code == 1 and 'another process is writing to this folder' in said and said.count('\n') == 1
+
+
+@pytest.mark.slow
+def test_one_classifier_on_two_ranks(table, tmp_path):
+    "It is written once; several classifiers are refused"
+    common = ['--steps', 4, '--bs', 8, '--size', 32, '--device', 'cpu', '--precision', 'fp32', '--fractions', 1, '--gpus', 2]
+    code, said = ended(start('refers-finetune', table, 'random', tmp_path/'one', *common, '--seeds', 0))
+    assert code == 0, said
+    record = json.loads((tmp_path/'one'/'run.json').read_text())
+    assert (record['status'], record['ranks'], record['hosts']) == ('finished', 2, 1)
+    code, said = ended(start('refers-finetune', table, 'random', tmp_path/'two', *common, '--seeds', '0,1'))
+    assert code == 1 and 'each on a GPU of its own' in said and said.count('\n') == 1
