@@ -18,11 +18,10 @@ from refers_nb.models.refers import refers_model
 from refers_nb.models.savings import drop_patches, KeptBytes, recompute
 from refers_nb.runs import diff_args
 from refers_nb.training.accumulate import LargeBatch
-from refers_nb.training.callbacks import Checkpoint
+from refers_nb.training.callbacks import Checkpoint, NonFiniteLoss
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.pretrain import pretrain, RefersArgs
 from refers_nb.training.reports import pretrain_learner
-from refers_nb.training.step import NonFiniteLoss
 
 STILL = Augment(32, (1., 1.), ratio=(1., 1.), light=0., rotate=0.)
 
