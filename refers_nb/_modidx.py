@@ -1947,7 +1947,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'refers_nb.ranks.failed_rank': ('ranks.html#failed_rank', 'refers_nb/ranks.py'),
                                  'refers_nb.ranks.fails_first': ('ranks.html#fails_first', 'refers_nb/ranks.py'),
                                  'refers_nb.ranks.gather_objects': ('ranks.html#gather_objects', 'refers_nb/ranks.py'),
-                                 'refers_nb.ranks.have_failed': ('ranks.html#have_failed', 'refers_nb/ranks.py'),
                                  'refers_nb.ranks.heard_once': ('ranks.html#heard_once', 'refers_nb/ranks.py'),
                                  'refers_nb.ranks.is_first': ('ranks.html#is_first', 'refers_nb/ranks.py'),
                                  'refers_nb.ranks.is_lost': ('ranks.html#is_lost', 'refers_nb/ranks.py'),

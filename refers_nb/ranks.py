@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['SIGNALS', 'process_group', 'n_ranks', 'rank', 'is_first', 'told', 'on_first', 'agree', 'gather_objects', 'heard_once',
-           'is_lost', 'fails_first', 'have_failed', 'numbered', 'ranks', 'own_gpu', 'failed_rank', 'run_ranks',
-           'start_ranks']
+           'is_lost', 'fails_first', 'numbered', 'ranks', 'own_gpu', 'failed_rank', 'run_ranks', 'start_ranks']
 
 # %% ../nbs/02b_ranks.ipynb #cbd517fa
 import logging, os, signal, sys, time, uuid, warnings
@@ -110,13 +109,6 @@ def fails_first(
     try: return store.add('failed', 1) == 1
     except RuntimeError: return is_first()                       # the store is gone, too
 
-def have_failed(
-    store # `torch.distributed.Store` of all ranks
-)->bool:
-    "Whether another rank has said why it failed"
-    try: return store.add('failed', 0) > 0
-    except RuntimeError: return False
-
 # %% ../nbs/02b_ranks.ipynb #020c3b0e
 def numbered(
     error:BaseException, # What ended this rank
@@ -124,9 +116,7 @@ def numbered(
 ):                       # What is to be said of it
     "The error of a rank, with its number; silent where another rank has failed before"
     if getattr(error, 'told', False): return error
-    if isinstance(error, KeyboardInterrupt):
-        is_cause = is_first() and not have_failed(store) and not is_lost(error.__context__)
-        return error if is_cause else told(error)                # by the signal that ends all
+    if isinstance(error, KeyboardInterrupt): return told(error)  # by whoever started the ranks
     speaks = fails_first(store)
     if is_lost(error):
         from torch.distributed import is_torchelastic_launched
@@ -203,7 +193,7 @@ def run_ranks(
         max_restarts=0, signals_to_handle=','.join(SIGNALS))
     try: elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as e: return failed_rank(e.failures)
-    except SignalException as e: return 128 + e.sigval, ''
+    except SignalException as e: return 128 + e.sigval, 'stopped'
     return 0, ''
 
 # %% ../nbs/02b_ranks.ipynb #332ac554

@@ -43,7 +43,8 @@ def test_the_table_is_what_the_paper_and_its_code_say():
     for name, value in TOLD.items(): assert values[name] == (pytest.approx(value) if type(value) is float else value), name
     assert all(re.match('paper|code|said in the code', source) for _, source in PAPER.values())
     arguments = {*inspect.signature(RefersArgs).parameters} | {*inspect.signature(RunArgs).parameters}
-    assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision'}
+    assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision',
+                                         'checkpointing', 'patch_drop'}
 
 
 def comments():
