@@ -309,7 +309,7 @@ def test_a_compiled_run_goes_on_after_an_error(table, tmp_path):
     assert compile.own is first and 'forward' not in vars(learn.model)
 
 
-ARGS = dict(preset='nano', start='random', size=32, bs=8, epochs=2, n_views=2, vocab=300, max_len=32, save_every=2,
+ARGS = dict(preset='nano', start='random', size=32, bs=8, epochs=1, n_views=2, vocab=300, max_len=32, save_every=2,
             precision='fp32', device='cpu', tensorboard=False)
 
 
