@@ -6,10 +6,13 @@ ViT-B/16 at 224 pixels, BERT-base, decoder L1 H1024 A16 F4096), the same batch a
 
     python benchmarks/step.py                 # base, batch 4, three views
     python benchmarks/step.py --bs 64         # on a GPU also: images per second, peak memory, share of the matrix rate
+    python benchmarks/step.py --count         # no time: what a step of a training run asks for, preset `tiny`, phantoms
 """
 import argparse
 import json
+import os
 import statistics
+import tempfile
 import time
 import warnings
 warnings.filterwarnings('ignore')
@@ -150,6 +153,32 @@ def show_profile(step, dev):
     print(prof.key_averages().table(sort_by=order, row_limit=25, max_name_column_width=50))
 
 
+def phantom_loaders(folder, size, bs, dev):
+    "Loaders of phantoms that are drawn for it"
+    from refers_nb.data.loaders import StudyDataLoaders
+    from refers_nb.data.prepare import prepare
+    prepare('phantom', 60, folder, size=size, seed=3, valid=.2, test=0)
+    return StudyDataLoaders.from_table(folder, vocab=300, max_len=32, size=size, k=3, bs=bs, device=dev)
+
+
+def step_counts(preset, dev, precisions, size=64, bs=8):
+    "Operations of one step of a training run and of loading the batch after it, a column for each precision"
+    import pandas as pd
+    from refers_nb.training.callbacks import setup_progress
+    from refers_nb.training.reports import pretrain_learner
+    from refers_nb.training.step import CountOps
+    os.environ['REFERS_NB_PROGRESS'] = '0'
+    columns = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for precision in precisions:
+            dls = phantom_loaders(os.path.join(scratch, precision), size, bs, dev)
+            learn = pretrain_learner(dls, preset, dtype=get_dtype(precision, dev))
+            counter = CountOps()
+            setup_progress(learn).fit(1, cbs=counter)
+            columns[precision] = counter.counts
+    return pd.DataFrame(columns)
+
+
 def arguments():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument('--bs', type=int, default=4, help='studies per batch, three views each')
@@ -157,12 +186,17 @@ def arguments():
     p.add_argument('--device', default='auto')
     p.add_argument('--precision', default='auto')
     p.add_argument('--profile', action='store_true', help='also print where the time of our step goes')
+    p.add_argument('--count', action='store_true', help='only print what a step asks for: reads, casts, norms, operations')
+    p.add_argument('--preset', default='tiny', help='of the model whose step is counted')
     return p.parse_args()
 
 
 def main():
     a = arguments()
     dev = get_device(a.device)
+    if a.count:
+        print(step_counts(a.preset, dev, ['fp32', 'bf16']).to_string())
+        return
     dtype = get_dtype(a.precision, dev)
     torch.manual_seed(0)
     views = torch.randn(a.bs, 3, 1, 224, 224, device=dev)

@@ -92,7 +92,7 @@ def check_reads_reports(
     "`InputError` for an option about reports where the method reads none"
     from refers_nb.training.baselines import TASKS
     if method not in TASKS: return
-    for o in ('accum', 'tau', 'lam', 'text', 'patch_drop', 'checkpointing'):
+    for o in ('accum', 'tau', 'lam', 'text', 'patch_drop', 'checkpointing', 'compile'):
         if given.get(o) is None: continue
         option = o.replace('_', '-')
         raise InputError(f'--{option} is for methods that read reports, {method} does not')
@@ -171,6 +171,7 @@ def refers_pretrain(
     least_patients:int=None, # Whose reports must have a word to learn pieces from it; default: 5
     patch_drop:float=None,  # Share of the patches that training leaves out, for speed; default: 0
     checkpointing:store_true=False, # Compute layers twice, for less memory
+    compile:store_true=False, # Compile the model: minutes at the start, for faster steps
     seed:int=None,          # Every random choice follows from it
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
@@ -190,7 +191,7 @@ def refers_pretrain(
     command, also on several machines."""
     given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
     more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients, patch_drop=patch_drop,
-                checkpointing=checkpointing or None)
+                checkpointing=checkpointing or None, compile=compile or None)
     s = settings(run_device=device, run_precision=precision, run_workers=workers, run_seed=seed,
                  **setting_options(given))
 

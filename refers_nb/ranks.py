@@ -142,6 +142,8 @@ def ranks(
     on_gpu = device in ('auto', 'cuda') and torch.cuda.is_available()
     if on_gpu: torch.cuda.set_device(own_gpu(torch.cuda.device_count()))
     store, number, size = next(dist.rendezvous('env://'))
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    store = dist.PrefixStore(f'attempt {attempt}', store)       # no addresses of ranks that are gone
     backend = 'cpu:gloo,cuda:nccl' if on_gpu else 'gloo'
     dist.init_process_group(backend, store=store, rank=number, world_size=size)
     try:

@@ -38,6 +38,7 @@ from .paper import paper_epochs, preset_args
 from .plan import folder_state, plan_run
 from .reports import pretrain_learner, ReportLearner
 from .starts import resolve_start
+from .step import Compile
 
 # %% ../../nbs/33_pretrain.ipynb #84c736c4
 RUN_LIMITS = dict(
@@ -130,6 +131,7 @@ class RefersArgs(RunArgs):
         accum:int=default('pretrain', 'accum'), # Batches of a step, as if they were one
         patch_drop:float=0.,    # Share of the patches that are left out while training
         checkpointing:bool=False, # Compute layers twice, for less memory
+        compile:bool=False,     # Train a program made by `torch.compile`
         **kwargs
     ):
         super().__init__(**kwargs)
@@ -307,6 +309,7 @@ def refers_run_learner(
         args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same, tok.pad_id)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,
                              args.opt, args.clip, args.accum, args.dtype)
+    if args.compile: learn.add_cb(Compile())
     return setup_progress(learn)
 
 # %% ../../nbs/33_pretrain.ipynb #c2a10003
