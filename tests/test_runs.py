@@ -161,7 +161,8 @@ def test_a_run_is_done_once(tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_for_the_step_and_a_second_one_does_not(number):
     def end(*args): raise Terminated
-    before = signal.signal(number, end)
+    other = signal.SIGTERM if number == signal.SIGINT else signal.SIGINT
+    before = {o: signal.signal(o, end) for o in (number, other)}
     try:
         with pytest.raises(Terminated), Stop() as stop:
             stop.holding = True
@@ -171,14 +172,25 @@ def test_a_signal_waits_for_the_step_and_a_second_one_does_not(number):
         with pytest.raises(Terminated), Stop() as stop:
             stop.holding = True
             signal.raise_signal(number)
+            signal.raise_signal(number)                                         # sent twice: to the group, and by torchrun
+            assert stop.holding and stop.signal == number
+            stop.since -= 2
+            with pytest.raises(Terminated): signal.raise_signal(number)
+            assert not stop.holding
+            raise Terminated
+        with pytest.raises(Terminated), Stop() as stop:
+            stop.holding = True
             signal.raise_signal(number)
+            signal.raise_signal(other)
+            pytest.fail('another signal waited')
         with pytest.raises(Terminated), Stop(): signal.raise_signal(number)     # nothing to wait for
         with pytest.raises(Terminated), Stop() as stop:                         # what the signal has broken
             stop.holding = True
             signal.raise_signal(number)
             raise RuntimeError('a loader has lost its workers')
         assert signal.getsignal(number) is end
-    finally: signal.signal(number, before)
+    finally:
+        for o, handler in before.items(): signal.signal(o, handler)
 
 
 def test_an_ignored_signal_stays_ignored():
