@@ -165,7 +165,9 @@ def drop_cache(path):
     finally: os.close(fd)
 
 
-def as_loaded(b): return b
+def as_loaded(b):
+    "A batch as loading processes give it, not augmented"
+    return getattr(b, 'parts', b)
 
 
 def loaders(a, workers=0, seconds=None):
@@ -190,11 +192,12 @@ def loaders(a, workers=0, seconds=None):
 def child_vocabulary(a):
     "Train the vocabulary as a run does"
     from refers_nb.data.studies import read_studies
+    from refers_nb.training.plan import resident_peak
     from refers_nb.training.pretrain import run_tokenizer
     df = read_studies(a.folder)
     start = time.perf_counter()
     run_tokenizer(Path(a.folder), df, 10_000, 100)
-    return {'vocabulary learnt, s': time.perf_counter() - start}
+    return {'vocabulary learnt, s': time.perf_counter() - start, 'vocabulary: largest memory, MiB': resident_peak()/2**20}
 
 
 def child_start(a):
@@ -291,7 +294,10 @@ def main():
     found = {name: {} for name in libraries}
     try:
         if not there: make(a)
-        if not (folder/'tokenizer.json').exists(): found['now'] |= {k: [v] for k, v in measure(a, 'vocabulary').items()}
+        if not (folder/'tokenizer.json').exists():
+            for name, library in reversed(libraries.items()):
+                (folder/'tokenizer.json').unlink(missing_ok=True)
+                found[name] |= {k: [v] for k, v in measure(a, 'vocabulary', library=library).items()}
         tasks = [('start', 0), *(('load', n) for n in a.workers), ('evaluate', 0)]
         for _, (what, workers), (name, library) in itertools.product(range(a.reps), tasks, libraries.items()):
             for k, v in measure(a, what, workers, library).items(): found[name].setdefault(k, []).append(v)
