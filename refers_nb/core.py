@@ -280,15 +280,13 @@ def cli_errors(
                 result = f(*args, **kwargs)
                 with writing('standard output'): sys.stdout.flush()
                 return result
-        except KeyboardInterrupt as e:
-            code = 128 + getattr(e, 'number', signal.SIGINT)
-            message = 'stopped'
+        except (Exception, KeyboardInterrupt) as e:
+            asked = isinstance(e, KeyboardInterrupt)
+            debugs = os.environ.get('REFERS_NB_DEBUG') == '1' and not asked
+            code = 128 + getattr(e, 'number', signal.SIGINT) if asked else 1
+            message = 'stopped' if asked else reason(e)
+            if debugs or not message: raise
             told = getattr(e, 'told', False)                    # by another process of the run
-        except Exception as e:
-            code = 1
-            message = reason(e)
-            if not message or os.environ.get('REFERS_NB_DEBUG') == '1': raise
-            told = getattr(e, 'told', False)
         drop_output()
         if not told: say(f"{f.__name__.replace('_', '-')}: {message}")
         raise SystemExit(code)

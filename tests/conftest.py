@@ -10,6 +10,17 @@ BIN = Path(sys.executable).parent
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def alone_and_silent(monkeypatch):
+    "One thread, as in the processes that are killed; no bars"
+    import torch
+    monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope='module')
 def call():
     "Exit code, output and error lines of a command, in this process, from the script that pip installed"

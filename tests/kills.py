@@ -24,6 +24,23 @@ def dying(k, die):
         yield
 
 
+@contextlib.contextmanager
+def killed_after(n, owner, name, last=lambda *args: None):
+    "What runs inside is ended by `Killed` after the n-th call of a method or function, and after `last`; it must come so far"
+    call, count = getattr(owner, name), 0
+    def dying(*args):
+        nonlocal count
+        call(*args)
+        count += 1
+        if count < n: return
+        last(*args)
+        raise Killed
+    with mock.patch.object(owner, name, dying):
+        try: yield
+        except Killed: return
+    raise AssertionError(f'{name} was called {count} times, not {n}')
+
+
 def by_exception(k, f):
     "Run `f` until its k-th change of files, after which it changes nothing; whether it came so far"
     def die(): raise Killed

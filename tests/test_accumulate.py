@@ -5,6 +5,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.fp16 import MixedPrecision
+from kills import killed_after
 from safetensors.torch import load_file
 
 from refers_nb.core import InputError
@@ -27,14 +28,7 @@ from refers_nb.training.step import CountOps, NonFiniteLoss
 STILL = Augment(32, (1., 1.), ratio=(1., 1.), light=0., rotate=0.)
 
 
-@pytest.fixture(autouse=True)
-def alone_and_silent(monkeypatch):
-    "One thread; no bars"
-    monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('alone_and_silent')
 
 
 @pytest.fixture(scope='module')
@@ -266,10 +260,6 @@ ARGS = dict(preset='nano', start='random', size=32, bs=8, epochs=2, n_views=2, v
             precision='fp32', device='cpu', tensorboard=False, accum=3, patch_drop=.5, checkpointing=True, drop_path=.1)
 
 
-class Killed(BaseException):
-    "Stands for a kill inside this process"
-
-
 @pytest.fixture(scope='module')
 def whole(table):
     "A run that was never killed"
@@ -287,15 +277,7 @@ def weights(out): return load_file(out/'checkpoint'/'model.safetensors')
 @pytest.mark.parametrize('n', [2, 5, 7, 10, *[pytest.param(o, marks=pytest.mark.slow) for o in (3, 6, 8, 11, 13)]])
 def test_a_killed_run_goes_on_exactly(table, whole, tmp_path, n):
     "Killed after a batch: in a step, after one, after the smaller step that ends an epoch"
-    step, count = Checkpoint.after_batch, 0
-    def dying(self):
-        nonlocal count
-        step(self)
-        count += 1
-        if count == n: raise Killed
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Checkpoint, 'after_batch', dying)
-        pretrain(table, tmp_path/'o', **ARGS)
+    with killed_after(n, Checkpoint, 'after_batch'): pretrain(table, tmp_path/'o', **ARGS)
     state = tmp_path/'o'/'state.pt'
     batches = json.loads((whole/'run.json').read_text())['steps']//2
     if state.exists():

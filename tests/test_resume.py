@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys
 import pytest
 import torch
-from kills import run_fork
+from kills import killed_after, run_fork
 from safetensors.torch import load_file
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
@@ -53,18 +53,7 @@ pretrain(table, out, **{ARGS!r})
 """
 
 
-class Killed(BaseException):
-    "Stands for a kill inside this process"
-
-
-@pytest.fixture(autouse=True)
-def alone_and_silent(monkeypatch):
-    "One thread, as in the processes that are killed; no bars"
-    monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures('alone_and_silent')
 
 
 @pytest.fixture(scope='module')
@@ -99,27 +88,9 @@ def kill_process(table, out, where, n, run=run_fresh):
 
 def kill_here(table, out, where, n):
     "Start the run in this process and end it by an exception"
-    save, step = torch.save, Checkpoint.after_batch
-    count = 0
-
-    def dying_save(obj, path):
-        nonlocal count
-        save(obj, path)
-        count += 1
-        if count < n: return
-        os.truncate(path, os.path.getsize(path)//2)
-        raise Killed()
-
-    def dying_step(self):
-        nonlocal count
-        step(self)
-        count += 1
-        if count == n: raise Killed()
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        if where == 'save': patch.setattr(torch, 'save', dying_save)
-        else: patch.setattr(Checkpoint, 'after_batch', dying_step)
-        pretrain(table, out, **ARGS)
+    def half(obj, path): os.truncate(path, os.path.getsize(path)//2)
+    place = (torch, 'save', half) if where == 'save' else (Checkpoint, 'after_batch')
+    with killed_after(n, *place): pretrain(table, out, **ARGS)
 
 
 def check_same(whole, out):

@@ -6,6 +6,7 @@ import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.schedule import combine_scheds, SchedCos, SchedLin
 from fastai.learner import AvgSmoothLoss
+from kills import killed_after
 from safetensors.torch import load_file
 
 from refers_nb.data.given import image_store
@@ -29,14 +30,13 @@ from refers_nb.runs import diff_args
 MIXED = torch.bfloat16
 
 
+pytestmark = pytest.mark.usefixtures('alone_and_silent')
+
+
 @pytest.fixture(autouse=True)
-def alone_and_silent(monkeypatch):
-    "One thread; no bars"
-    monkeypatch.setenv('REFERS_NB_PROGRESS', '0')
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def fresh_compiler():
+    "No program of another test"
     yield
-    torch.set_num_threads(threads)
     torch.compiler.reset()
 
 
@@ -320,22 +320,10 @@ def test_compile_is_part_of_what_a_run_is(table):
     assert 'compile' in diff_args(was, now | dict(compile=True))
 
 
-class Killed(BaseException):
-    "Stands for a kill inside this process"
-
-
-def check_killed_run(table, tmp_path, monkeypatch):
+def check_killed_run(table, tmp_path):
     "A compiled run that is killed goes on to the weights of one that was not"
     pretrain(table, tmp_path/'whole', **ARGS, compile=True)
-    step, count = Checkpoint.after_batch, 0
-    def dying(self):
-        nonlocal count
-        step(self)
-        count += 1
-        if count == 5: raise Killed
-    with pytest.raises(Killed), monkeypatch.context() as patch:
-        patch.setattr(Checkpoint, 'after_batch', dying)
-        pretrain(table, tmp_path/'o', **ARGS, compile=True)
+    with killed_after(5, Checkpoint, 'after_batch'): pretrain(table, tmp_path/'o', **ARGS, compile=True)
     torch.compiler.reset()                                      # as a new process
     pretrain(table, tmp_path/'o', **ARGS, compile=True)
     a, b = (load_file(tmp_path/o/'checkpoint'/'model.safetensors') for o in ('whole', 'o'))
@@ -344,15 +332,15 @@ def check_killed_run(table, tmp_path, monkeypatch):
 
 def test_a_killed_compiled_run_goes_on_exactly(table, tmp_path, monkeypatch):
     monkeypatch.setattr('refers_nb.training.pretrain.Compile', lambda: Compile('aot_eager'))
-    check_killed_run(table, tmp_path, monkeypatch)
+    check_killed_run(table, tmp_path)
     pretrain(table, tmp_path/'plain', **ARGS)
     a, b = (load_file(tmp_path/o/'checkpoint'/'model.safetensors') for o in ('whole', 'plain'))
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_compiled_kernels_goes_on_exactly(table, tmp_path, monkeypatch):
-    check_killed_run(table, tmp_path, monkeypatch)
+def test_a_killed_run_of_compiled_kernels_goes_on_exactly(table, tmp_path):
+    check_killed_run(table, tmp_path)
 
 
 def test_the_flag_reaches_the_run(call, table, tmp_path, monkeypatch):

@@ -73,6 +73,7 @@ class SeededLoader(DataLoader):
         self.skip = 0  # batches of this epoch that are left out
         self.batch = 0 # place in the epoch of the batch that comes next
         self.n_inp = getattr(dataset, 'n_inp', 2)
+        self.ordered = None, None # an epoch, and its order
         self.rank = 0  # of the processes that share the batches
         self.ranks = 1 # how many they are
 
@@ -106,7 +107,9 @@ def order(self:SeededLoader, epoch):
     "Positions of all items, in the order of an epoch"
     if not self.train and self.shuffle: return np.array(self.shuffle_fn(range(self.n)), int)
     if not self.train: return np.arange(self.n)
-    return np.random.default_rng((self.seed, epoch)).permutation(self.n)
+    if self.ordered[0] != epoch:                             # made once, asked for in every batch
+        self.ordered = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.n)
+    return self.ordered[1]
 
 @patch
 def batch_idxs(self:SeededLoader, epoch, batch):
@@ -117,10 +120,22 @@ def batch_idxs(self:SeededLoader, epoch, batch):
 @patch
 def get_idxs(self:SeededLoader):
     "Positions of what is to come in this epoch, on this rank"
-    order = self.order(self.epoch)[self.skip*self.whole:]
-    if self.ranks == 1: return order.tolist()
-    batches = [order[i:i + self.whole] for i in range(0, len(order), self.whole)]
-    return [int(i) for o in self.own(batches) for i in o]
+    return [int(i) for o in self.own(self.left()) for i in o]
+
+@patch
+def left(self:SeededLoader):
+    "Positions of the items of the batches that are to come in this epoch, of all ranks"
+    order = self.order(self.epoch)
+    end = self.n - self.n % self.whole if self.drop_last else self.n
+    return [order[i:min(i + self.whole, end)] for i in range(self.skip*self.whole, end, self.whole)]
+
+@patch
+def own(self:SeededLoader,
+    batches:list # Positions of the items of each batch
+)->list:         # Of those that this rank loads
+    "The part of some batches that belongs to this rank; one that is alone has them all"
+    if not self.train: return batches[self.rank::self.ranks]
+    return [np.array_split(o, self.ranks)[self.rank] for o in batches]
 
 @patch
 def before_iter(self:SeededLoader):
@@ -184,14 +199,6 @@ def share(self:SeededLoader,
     self.rank, self.ranks = rank, ranks
     if self.train: self.bs = whole//ranks
     return self
-
-@patch
-def own(self:SeededLoader,
-    batches:list # Positions of the items of each batch
-)->list:         # Of those that this rank loads
-    "The part of some batches that belongs to this rank"
-    if not self.train: return batches[self.rank::self.ranks]
-    return [np.array_split(o, self.ranks)[self.rank] for o in batches]
 
 @patch
 def __len__(self:SeededLoader):

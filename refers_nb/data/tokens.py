@@ -84,7 +84,8 @@ def learn_common(
     least:int # Patients who must have a word in their reports
 ):
     "Learn pieces from the words of several patients alone"
-    reports = [words_in(hf, text) for text in texts]
+    seen = {}                                     # a word is one object, however often it stands
+    reports = [[seen.setdefault(o, o) for o in words_in(hf, text)] for text in texts]
     common = common_words(reports, patients, least)
     def common_text(words):
         "The words of a report that several patients share, one after the other"

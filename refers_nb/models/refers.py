@@ -12,7 +12,6 @@ from copy import deepcopy
 from fastcore.basics import patch
 from torch import nn
 from ..core import InputError
-
 from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
 from .pretrained import HubModel

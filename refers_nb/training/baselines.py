@@ -28,9 +28,7 @@ from ..locks import own_folder
 from ..ranks import n_ranks
 from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
 from ..settings import default
-from .callbacks import (
-    PlainTensors, Precision, setup_progress)
-from .step import LossesOnDevice, StopOnNonFinite
+from .callbacks import PlainTensors, Precision, setup_progress
 from .classifier import Classifier, MaskedBCE
 from .finetune import BudgetLoader, image_store
 from .learner import ScheduledLearner
@@ -43,6 +41,7 @@ from .paper import preset_args
 from .plan import folder_state
 from .pretrain import data_facts, fit_run, plan_of, pretrain, RunArgs
 from .starts import ARCH, encoder_from, resolve_start
+from .step import LossesOnDevice, StopOnNonFinite
 
 # %% ../../nbs/34c_baselines.ipynb #e78cb258
 def report_labels(

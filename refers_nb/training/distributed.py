@@ -22,7 +22,6 @@ class Ranks(Callback):
 
     def before_fit(self):
         "Share the loaders and wrap the model"
-        self.own_dls = list(self.dls.loaders)
         for dl in self.dls.loaders[:2]: dl.share(rank(), n_ranks())
         on_gpu = next(self.model.parameters()).is_cuda
         device = [torch.cuda.current_device()] if on_gpu else None
@@ -73,7 +72,7 @@ def over_ranks(
     learn # Learner with seeded loaders
 ):        # The same
     "Train in all ranks, where there are several"
-    if n_ranks() > 1: learn.add_cb(Ranks())
+    if n_ranks() > 1 and not hasattr(learn, 'ranks'): learn.add_cb(Ranks())
     return learn
 
 def rank_facts(

@@ -31,15 +31,14 @@ from ..models.hub import (
 from ..ranks import is_first, on_first
 from ..runs import check_owner, read_record, run_once, run_record
 from ..settings import check_number, check_numbers, default, LARGEST_SEED
-from .callbacks import (
-    history_table, Precision, SaveHistory, StepsBar)
-from .step import LossesOnDevice, StopOnNonFinite
+from .callbacks import history_table, Precision, SaveHistory, StepsBar
 from .classifier import (
     Classifier, ClassifierLearner, long_table, MaskedBCE, mirror_places, positive_weights, predict)
 from .digests import finetune_args, NOT_THE_RUN
 from .distributed import over_ranks, rank_facts
 from .metrics import auroc, auroc_metric, macro_auroc
 from .optim import adamw, paper_sgd
+from .step import LossesOnDevice, StopOnNonFinite
 
 # %% ../../nbs/34a_finetune.ipynb #b8d0c230
 class BudgetLoader(SeededLoader):
@@ -62,10 +61,9 @@ class BudgetLoader(SeededLoader):
                   for e in np.unique(places//self.n)}
         return [int(orders[place//self.n][place % self.n]) for place in places]
 
-    def get_idxs(self):
-        "Rows of the batches of this epoch that are left"
-        batches = [self.batch_idxs(self.epoch, i) for i in range(self.skip, self.steps)]
-        return [int(i) for batch in self.own(batches) for i in batch]
+    def left(self):
+        "Rows of the batches that are to come in this epoch"
+        return [self.batch_idxs(self.epoch, i) for i in range(self.skip, self.steps)]
 
 # %% ../../nbs/34a_finetune.ipynb #929218be
 def default_steps(
