@@ -113,6 +113,7 @@ def look(self:StopOnNonFinite):
                         f'{kept}. Lower the learning rate, '
                         'try precision fp32, or look at these studies.')
 
+# %% ../../nbs/31c_step.ipynb #c33e3bf1
 @patch
 def before_save(self:StopOnNonFinite):
     "`Checkpoint` asks before it saves a state"
