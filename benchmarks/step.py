@@ -26,6 +26,7 @@ from refers_nb.models.refers import Output, refers_groups, refers_model
 from refers_nb.training.callbacks import fuse_attention
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.optim import adamw
+from refers_nb.training.rate import matrix_rate, wait
 
 VOCAB = 10_000
 
@@ -109,11 +110,6 @@ def our_step(dev, views, report, dtype):
     return step
 
 
-def wait(dev):
-    "Until the device has done all it was told"
-    if dev.type == 'cuda': torch.cuda.synchronize()
-
-
 def timed(step, dev):
     "Seconds of one step"
     wait(dev)
@@ -121,15 +117,6 @@ def timed(step, dev):
     step()
     wait(dev)
     return time.perf_counter() - start
-
-
-def matrix_rate(dev, dtype, n=8192, reps=20):
-    "Measured rate of square matrix products, FLOP per second"
-    a, b = (torch.randn(n, n, device=dev, dtype=dtype) for _ in range(2))
-    for _ in range(3): a @ b
-    def products():
-        for _ in range(reps): a @ b
-    return 2*n**3*reps/timed(products, dev)
 
 
 def gpu_figures(step, seconds, dev, dtype):

@@ -1,6 +1,7 @@
 "A function killed at its k-th change of files, by an exception or by a signal in a process of its own; forks that run a program"
 import contextlib, os, signal, subprocess, sys, tempfile, traceback
 from unittest import mock
+import pandas as pd
 
 CHANGES = ('replace', 'fsync', 'truncate', 'unlink', 'rmdir') # functions of `os` that change files or make sure of it
 
@@ -39,6 +40,12 @@ def killed_after(n, owner, name, last=lambda *args: None):
         try: yield
         except Killed: return
     raise AssertionError(f'{name} was called {count} times, not {n}')
+
+
+def history(run):
+    "The table of a run, without the rates, which are other ones each time"
+    table = pd.read_csv(run/'history.csv', dtype=str)
+    return table.drop(columns=['images/s', 'matrix share']).to_csv()
 
 
 def by_exception(k, f):

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from kills import history
 from safetensors.torch import load_file
 from refers_nb.comparison import named_starts, shared_architecture
 from refers_nb.core import InputError
@@ -134,7 +135,7 @@ def test_killed_and_resumed_is_bit_for_bit(task, table, runs, tmp_path, monkeypa
     done = pretrain_images(table, out, task, **ARGS)
     a, b = (load_file(o/'model.safetensors') for o in (done, runs[task]))
     assert all(torch.equal(a[k], b[k]) for k in a)
-    assert (out/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
+    assert history(out) == history(runs[task].parent)
 
 @pytest.mark.parametrize('task', ['mae', 'context'])
 def test_killed_before_the_validation_the_same_squares_are_asked_for(task, table, runs, tmp_path, monkeypatch):
@@ -154,7 +155,7 @@ def test_killed_before_the_validation_the_same_squares_are_asked_for(task, table
     done = pretrain_images(table, out, task, **ARGS)
     for name in ('model.safetensors', 'config.json', 'README.md'):
         assert (done/name).read_bytes() == (runs[task]/name).read_bytes(), name
-    assert (out/'history.csv').read_text() == (runs[task].parent/'history.csv').read_text()
+    assert history(out) == history(runs[task].parent)
 
 def test_starts_of_the_command_are_named_by_how_they_were_taught(runs, tmp_path):
     s = settings(pretrain_preset='tiny')

@@ -2,7 +2,7 @@
 import json, os, signal, subprocess, sys
 import pytest
 import torch
-from kills import killed_after, run_fork
+from kills import history, killed_after, run_fork
 from safetensors.torch import load_file
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
@@ -100,7 +100,7 @@ def check_same(whole, out):
     assert a.keys() == b.keys()
     different = [k for k in a if not torch.equal(a[k], b[k])]
     assert not different, different[:5]
-    assert (out/'history.csv').read_text() == (whole/'history.csv').read_text()
+    assert history(out) == history(whole)
     assert not list(out.glob('.tmp-*')), 'a half-written file was left behind'
 
 

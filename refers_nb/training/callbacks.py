@@ -340,7 +340,7 @@ def history_table(
     return pd.DataFrame(rows, columns=names)
 
 class SaveHistory(Callback):
-    "Write the training table to a CSV file after every epoch"
+    "Write the training table, with the rates of `Throughput`, to a CSV file after every epoch"
     order = 80
 
     def __init__(self,
@@ -350,6 +350,8 @@ class SaveHistory(Callback):
     def after_epoch(self):
         "Write the file again"
         table = history_table(self.recorder)
+        throughput = getattr(self.learn, 'throughput', None)
+        if throughput is not None: table = table.join(throughput.rates)
         with atomic(self.path) as tmp: table.to_csv(tmp, index_label='epoch')
 
 # %% ../../nbs/32_callbacks.ipynb #7d3c40e8

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['RUN_LIMITS', 'REFERS_LIMITS', 'PHANTOM_RECIPE', 'LESSON_RECIPE', 'RunArgs', 'RefersArgs', 'reported_studies',
            'patients_of', 'vocabulary_facts', 'run_tokenizer', 'data_facts', 'final_scores', 'without_paths', 'fit_run',
-           'images_seen', 'check_accumulation', 'refers_run_learner', 'found', 'stand_ins', 'plan_of',
-           'scratch_learner', 'pretrain']
+           'check_accumulation', 'refers_run_learner', 'found', 'stand_ins', 'plan_of', 'scratch_learner', 'pretrain']
 
 # %% ../../nbs/33_pretrain.ipynb #86e115d0
 from copy import copy
@@ -36,6 +35,7 @@ from .distributed import over_ranks, rank_facts
 from .losses import RefersLoss
 from .paper import paper_epochs, preset_args
 from .plan import folder_state, plan_run
+from .rate import images_seen, Throughput
 from .reports import pretrain_learner, ReportLearner
 from .starts import resolve_start
 from .step import Compile
@@ -260,7 +260,7 @@ def fit_run(
     stop = Stop()
     learn.schedule(learn.max_lrs, args['warmup'])
     cbs = [Checkpoint(out/'state.pt', save_every, args['seed'], args, stop)]
-    if is_first(): cbs.append(SaveHistory(out/'history.csv'))
+    if is_first(): cbs += [Throughput(out/'history.csv'), SaveHistory(out/'history.csv')]
     if is_first() and tensorboard: cbs.append(TensorBoardLogger(out/'tensorboard'))
     facts |= dict(kind='pretrain', steps=epochs*len(learn.dls.train), **rank_facts(learn.dls.device))
     with run_record(out, args, **facts), stop, writing(out):
@@ -269,13 +269,7 @@ def fit_run(
         save = partial(save_checkpoint, learn.model, tok, out/'checkpoint', training, text)
         return on_first(save)
 
-def images_seen(
-    dl # `StudyLoader` of training
-)->int: # Images that the encoder sees in one pass, as expected (what the last batch drops changes)
-    "The length of a pass in images"
-    images = dl.dataset.images
-    if not dl.drop_last: return images
-    return round(images*len(dl)*dl.bs/len(dl.dataset))
+
 
 # %% ../../nbs/33_pretrain.ipynb #0b7e8bb7
 def check_accumulation(
