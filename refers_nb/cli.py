@@ -237,7 +237,7 @@ def refers_finetune(
     device:str=None,        # auto, cpu or cuda
     precision:str=None,     # auto, fp32 or bf16
     gpus:int=None,          # Share each batch between so many GPUs; for one classifier
-    jobs:int=1,             # Classifiers that are trained at the same time, a process each
+    jobs:int=1,             # Classifiers trained at the same time, a process each, GPUs in turn
     shard:str=None,         # i/n: only this share, for a batch system: $SLURM_ARRAY_TASK_ID/8
 ):
     "Train classifiers of findings from a start with shares of the labels"
