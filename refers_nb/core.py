@@ -6,7 +6,7 @@
 __all__ = ['SCREEN', 'DISK_FULL', 'LIBRARY_WORDS', 'GO_ON', 'ADVICE', 'ENDING', 'shortened', 'screenful', 'InputError',
            'device_name', 'get_device', 'cpu_has_bf16', 'get_dtype', 'disk_errno', 'writing', 'sync_to_disk', 'atomic',
            'one_line', 'system_message', 'of_a_library', 'reason', 'Terminated', 'sigterm_raises', 'open_streams',
-           'say', 'drop_output', 'cli_errors']
+           'say', 'drop_output', 'short_waits', 'cli_errors']
 
 # %% ../nbs/00_core.ipynb #e23cb8a6
 import errno, functools, os, re, signal, sys, threading, uuid, warnings
@@ -264,6 +264,11 @@ def drop_output():
     except (OSError, ValueError): sys.stdout = open(os.devnull, 'w')   # it is no file
     finally: os.close(nowhere)
 
+# %% ../nbs/00_core.ipynb #b3a1f701
+def short_waits():
+    "Have the threads of torch, which is not imported yet, soon sleep where they wait for each other"
+    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+
 # %% ../nbs/00_core.ipynb #5f60c2ea
 def cli_errors(
     f # Function of a console script
@@ -275,6 +280,7 @@ def cli_errors(
         # an import of fastai says so
         warnings.filterwarnings('ignore', message='.*torch.jit.script.* is deprecated')
         open_streams()
+        short_waits()
         try:
             with sigterm_raises():
                 result = f(*args, **kwargs)
