@@ -191,3 +191,63 @@ def test_one_classifier_on_two_ranks(table, tmp_path):
     assert (record['status'], record['ranks'], record['hosts']) == ('finished', 2, 1)
     code, said = ended(start('refers-finetune', table, 'random', tmp_path/'two', *common, '--seeds', '0,1'))
     assert code == 1 and 'each on a GPU of its own' in said and said.count('\n') == 1
+
+
+SRUN = '''#!/bin/bash
+# two processes that are told who they are, and the largest of their codes, as Slurm does it
+while [[ $1 == -* ]]; do shift; done
+for i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 "$@" & ranks+=($!); done
+code=0
+for rank in "${ranks[@]}"; do
+    wait "$rank"; found=$?
+    if ((found > code)); then code=$found; fi
+done
+exit $code
+'''
+SCONTROL = '''#!/bin/bash
+if [ "$1" = show ]; then echo localhost; else echo "$@" >> requeued; fi
+'''
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    "The script of the page, in a folder with stand-ins for what it calls"
+    page = json.loads((HERE.parent/'nbs'/'explain'/'from_a_laptop_to_a_cluster.ipynb').read_text())
+    text = '\n'.join(''.join(o['source']) for o in page['cells'])
+    script = next(o for o in text.split('```') if '#SBATCH' in o).removeprefix('bash\n')
+    flags = '--preset paper --workers 2'
+    assert flags in script
+    (tmp_path/'job.sh').write_text(script.replace(flags, ' '.join(map(str, RUN)) + ' --epochs 12'))
+    for name, words in (('srun', SRUN), ('scontrol', SCONTROL)):
+        (tmp_path/'bin'/name).parent.mkdir(exist_ok=True)
+        (tmp_path/'bin'/name).write_text(words)
+        (tmp_path/'bin'/name).chmod(0o755)
+    return tmp_path
+
+
+def job(folder):
+    "The script, as Slurm starts it"
+    told = dict(SLURM_JOB_NODELIST='localhost', SLURM_JOB_ID=str(os.getpid()), SLURM_CPUS_PER_TASK='1')
+    path = f'{folder/"bin"}:{SCRIPT}:{os.environ["PATH"]}'
+    return subprocess.Popen(['bash', 'job.sh'], cwd=folder, env=ENV | told | dict(PATH=path), stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path('/proc').exists(), reason='finds the ranks in /proc')
+def test_the_slurm_script_of_the_page(table, slurm):
+    "Before its time is up it saves its state and has itself queued again; then it goes on"
+    (slurm/'mimic').mkdir()
+    (slurm/'mimic'/'prepared').symlink_to(table)
+    out = slurm/'runs'/'mimic'
+    run = job(slurm)
+    wait_for(out/'state.pt', run)
+    ranks = subprocess.run(['pgrep', '-g', str(run.pid), '-f', 'bin/refers-pretrain'], capture_output=True, text=True)
+    assert len(ranks.stdout.split()) == 2
+    for pid in ranks.stdout.split(): os.kill(int(pid), signal.SIGUSR1)
+    code, said = ended(run)
+    assert code == 138 and said.count('refers-pretrain: stopped') == 1, said
+    assert (slurm/'requeued').read_text().split()[0] == 'requeue'
+    assert 0 < torch.load(out/'state.pt', weights_only=True)['train_iter'] < 72
+    assert ended(job(slurm)) == (0, '')
+    assert json.loads((out/'run.json').read_text())['ranks'] == 2
