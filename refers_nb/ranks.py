@@ -116,10 +116,12 @@ def numbered(
 ):                       # What is to be said of it
     "The error of a rank, with its number; silent where another rank has failed before"
     if getattr(error, 'told', False): return error
-    if isinstance(error, KeyboardInterrupt): return told(error)  # by whoever started the ranks
+    from torch.distributed import is_torchelastic_launched
+    if isinstance(error, KeyboardInterrupt):                     # whoever started the ranks says it
+        silent = is_torchelastic_launched() or not is_first()
+        return told(error) if silent else error
     speaks = fails_first(store)
     if is_lost(error):
-        from torch.distributed import is_torchelastic_launched
         error = InputError(f'one of the {n_ranks()} processes has ended, and the others with it; '
                            'start again, and it goes on from the last saved state')
         speaks = speaks and not is_torchelastic_launched()       # it says which

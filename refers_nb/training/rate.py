@@ -73,8 +73,8 @@ class Throughput(Callback):
     def before_fit(self):
         "Nothing counted yet"
         self.rates = earlier_rates(self.history)
-        self.device = next(self.model.parameters()).device
-        on_gpu = self.device.type == 'cuda'
+        self.place = next(self.model.parameters()).device
+        on_gpu = self.place.type == 'cuda'
         counts = on_gpu if self.share is None else self.share
         compiled = any(isinstance(o, Compile) for o in self.learn.cbs)
         self.counts = counts and not compiled               # of a program no product is seen
@@ -86,7 +86,7 @@ class Throughput(Callback):
 @patch
 def start_clock(self:Throughput):
     "From here on"
-    wait(self.device)
+    wait(self.place)
     self.began, self.first = time.perf_counter(), self.train_iter
 
 @patch
@@ -98,7 +98,7 @@ def before_train(self:Throughput):
 @patch
 def after_train(self:Throughput):
     "Note how long the steps took"
-    wait(self.device)
+    wait(self.place)
     seconds = time.perf_counter() - self.began
     batches = self.train_iter - self.first
     if not batches: return                                  # one step, in which was counted
@@ -154,6 +154,6 @@ def after_batch(self:Throughput):
     self.flops = self.counter.get_total_flops()/batches
     self.counter = None
     dtype = getattr(getattr(self.learn, 'precision', None), 'dtype', torch.float32)
-    n, reps = (8192, 20) if self.device.type == 'cuda' else (1024, 4)
-    self.peak = matrix_rate(self.device, dtype, n, reps)
+    n, reps = (8192, 20) if self.place.type == 'cuda' else (1024, 4)
+    self.peak = matrix_rate(self.place, dtype, n, reps)
     self.start_clock()
