@@ -101,7 +101,7 @@ def test_lists_of_mrm(tmp_path):
     assert told(df, 'Split of MRM, 1 % of the training images') and not df['path'].str.startswith('test/').any()
     assert splits(chexpert(raw, lists=d, share=10)) == dict(train=2, valid=1, test=1)
     whole = chexpert(raw, lists=d)
-    assert splits(whole)['train'] == 40 - 2 + 3, 'all that the others leave, of valid.csv too'
+    assert splits(whole)['train'] == 40 - 2, 'all of train.csv that the others leave'
     with pytest.raises(InputError, match='give one of them'): chexpert(raw, lists=d, official='test')
     with pytest.raises(InputError, match='give lists'): chexpert(raw, share=1)
 

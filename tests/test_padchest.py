@@ -16,7 +16,7 @@ COMMON = ['cardiomegaly', 'pleural effusion', 'rib fracture']
 def table_of(raw):
     "The CSV of a tree, and its path"
     path = next(raw.glob('PADCHEST*'))
-    return pd.read_csv(path, dtype='str', index_col=0), path
+    return pd.read_csv(path, dtype='str', index_col=0).reset_index(drop=True), path
 
 @pytest.mark.parametrize('packed', [False, True])
 def test_padchest(tmp_path, packed):

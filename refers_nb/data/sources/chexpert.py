@@ -6,7 +6,7 @@
 __all__ = ['PLACE', 'COLUMNS', 'OFFICIAL', 'chexpert_places', 'chexpert_views', 'part_rows', 'places_of_tests', 'rows_of_tests',
            'official_parts', 'apart', 'chexpert_findings', 'chexpert_rows', 'chexpert']
 
-# %% ../../../nbs/15j_chexpert.ipynb #fbb0e21f
+# %% ../../../nbs/15j_chexpert.ipynb #ad366f31
 import pandas as pd
 from ...core import InputError
 from ..labeller import CHEXPERT_FINDINGS, labels_from
@@ -20,7 +20,7 @@ from refers_nb.data.sources.raw import (
 from .tables import printable_line, read_csv, unique_rows
 from ..studies import split_patients, standard_view
 
-# %% ../../../nbs/15j_chexpert.ipynb #2e990de0
+# %% ../../../nbs/15j_chexpert.ipynb #ca5388e6
 PLACE = r'(patient\d+)/(study\d+)/(view\d+_[a-z]+\.\w+)$'
 
 def chexpert_places(
@@ -39,7 +39,7 @@ def chexpert_places(
         patient=patient, study=patient + '-' + study,
         image=patient + '-' + study + '-' + view, place=patient + '/' + study + '/' + view))
 
-# %% ../../../nbs/15j_chexpert.ipynb #2cd7c4e2
+# %% ../../../nbs/15j_chexpert.ipynb #3dc82814
 def chexpert_views(
     df # Columns Frontal/Lateral and AP/PA
 ):     # Series of views
@@ -49,7 +49,7 @@ def chexpert_views(
     frontal = direction.where(direction.isin(['PA', 'AP']), 'UNKNOWN')
     return frontal.where(side != 'LATERAL', 'LATERAL')
 
-# %% ../../../nbs/15j_chexpert.ipynb #40708c83
+# %% ../../../nbs/15j_chexpert.ipynb #f0f9660b
 COLUMNS = ['Path', 'Sex', 'Age', 'Frontal/Lateral', 'AP/PA']
 
 def part_rows(
@@ -64,7 +64,7 @@ def part_rows(
         sex=standard_sex(df['Sex']))
     return about.join(annotation_values(df[CHEXPERT_FINDINGS], path, 'row'))
 
-# %% ../../../nbs/15j_chexpert.ipynb #a92e393a
+# %% ../../../nbs/15j_chexpert.ipynb #a40c9aae
 def places_of_tests(
     raw,   # Folder of the download
     said,  # DataFrame of the labels of the test set
@@ -96,7 +96,7 @@ def rows_of_tests(
     values = annotation_values(said[CHEXPERT_FINDINGS], path, 'row')
     return about.join(values.loc[row].reset_index(drop=True))
 
-# %% ../../../nbs/15j_chexpert.ipynb #270f16c0
+# %% ../../../nbs/15j_chexpert.ipynb #3cc0ca5d
 OFFICIAL = dict(
     test='valid.csv is the test part; one in forty of the training patients are the validation '
          'part.',
@@ -123,7 +123,7 @@ def official_parts(
             'dealt': dict(valid='valid')}[rule]
     return train['split'].reindex(df.index).fillna(df['part'].map(rest))
 
-# %% ../../../nbs/15j_chexpert.ipynb #51e26bbb
+# %% ../../../nbs/15j_chexpert.ipynb #39d7f465
 def apart(
     split,    # Series of splits
     patients, # Series of patients
@@ -136,7 +136,7 @@ def apart(
              'of a patient who is trained on, and left out.')
     return split.where(~shared)
 
-# %% ../../../nbs/15j_chexpert.ipynb #a7c4ad69
+# %% ../../../nbs/15j_chexpert.ipynb #ebcefedd
 def chexpert_findings(
     df,             # By `part_rows` and `rows_of_tests`
     uncertain:str,  # What an uncertain annotation becomes as label
@@ -152,7 +152,7 @@ def chexpert_findings(
     people = said.where(~by_program, float('nan')).add_prefix('radiologists:')
     return pd.concat([labels, said.where(by_program).add_prefix('chexpert:'), people], axis=1)
 
-# %% ../../../nbs/15j_chexpert.ipynb #82fa58e1
+# %% ../../../nbs/15j_chexpert.ipynb #f162bcba
 def chexpert_rows(
     raw # Folder of the download
 ):      # DataFrame of all images, by `part_rows` and `rows_of_tests`
@@ -165,7 +165,7 @@ def chexpert_rows(
     if twice.any(): raise InputError(f'{raw}: {df["image"][twice].iloc[0]} is in two of its tables')
     return df
 
-# %% ../../../nbs/15j_chexpert.ipynb #a10010f9
+# %% ../../../nbs/15j_chexpert.ipynb #dea5ae03
 def chexpert(
     raw,                 # Folder with train.csv, valid.csv and the images, of either size
     official='',         # What valid.csv is: test or valid; default: see above
@@ -184,7 +184,8 @@ def chexpert(
     if lists:
         five = labels_from(df[CHEXPERT_FIVE], uncertain, blank).set_axis(df['image'])
         split = released_split(df['image'], five, lists, 'chexpert', notes, share)
-        split = apart(split.where(df['part'] != 'test'), df['patient'], notes)
+        usual = (df['part'] == 'train') | (df['part'] == 'valid') & (split != 'train')
+        split = apart(split.where(usual), df['patient'], notes)
     else: split = official_parts(df, official, notes)
     unknown = (df['part'] != 'test') & df['age'].isna()
     notes.append(RowNote(unknown, 'image', 'images', 'of the tables without an age'))

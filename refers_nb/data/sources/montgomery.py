@@ -18,9 +18,9 @@ from .shenzhen import contrary_note, digit_labels, read_readings
 
 # %% ../../../nbs/15n_montgomery.ipynb #da658701
 MONTGOMERY_READING = re.compile(r"""
-    \s* (?:Patient's\ Sex:  \s* (?P<sex>[^\n]*))?  # Patient's Sex: F
-    \s* (?:Patient's\ Age:  \s* (?P<age>[^\n]*))?  # Patient's Age: 027Y
-    (?P<findings>.*)                               # normal
+    \s* (?:Patient's\ Sex: (?P<sex>[^\n]*))?  # Patient's Sex: F
+    \s* (?:Patient's\ Age: (?P<age>[^\n]*))?  # Patient's Age: 027Y
+    (?P<findings>.*)                          # normal
 """, re.VERBOSE | re.DOTALL | re.IGNORECASE)
 
 def montgomery_reading(

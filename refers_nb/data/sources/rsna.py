@@ -6,7 +6,7 @@
 __all__ = ['SIDES', 'CLASSES', 'LARGEST_MAPPING', 'NIH_NAME', 'rsna_rows', 'rsna_boxes', 'rsna_labels', 'nih_patients',
            'patients_of', 'split_by_image', 'rsna']
 
-# %% ../../../nbs/15k_rsna.ipynb #afd46008
+# %% ../../../nbs/15k_rsna.ipynb #beb87ed1
 import re
 import pandas as pd
 from ...core import InputError
@@ -19,7 +19,7 @@ from .tables import printable_line, read_csv, unique_rows
 from .vinbig import boxes_on, sized_boxes
 from ...foreign import read_json
 
-# %% ../../../nbs/15k_rsna.ipynb #8acbf8b5
+# %% ../../../nbs/15k_rsna.ipynb #03b8fc4d
 SIDES = ['x', 'y', 'width', 'height']
 
 def rsna_rows(
@@ -41,7 +41,7 @@ def rsna_rows(
         raise InputError(f'{path}: row {row}, patientId {name!r}: {what}; download it again')
     return df, path
 
-# %% ../../../nbs/15k_rsna.ipynb #7316ce96
+# %% ../../../nbs/15k_rsna.ipynb #2fbf48ec
 def rsna_boxes(
     raw, # Folder of the download
     df,  # Study table of it
@@ -52,7 +52,7 @@ def rsna_boxes(
     drawn = sized_boxes(rows[SIDES], path)
     return boxes_on(drawn.assign(stem=rows['patientId'], finding='Pneumonia', reader=''), df)
 
-# %% ../../../nbs/15k_rsna.ipynb #9af2a48e
+# %% ../../../nbs/15k_rsna.ipynb #bb407f80
 CLASSES = ['Lung Opacity', 'No Lung Opacity / Not Normal', 'Normal']
 
 def rsna_labels(
@@ -72,7 +72,7 @@ def rsna_labels(
     for name in CLASSES[1:]: labels[name] = (kind == name).astype(float).where(kind.notna())
     return labels
 
-# %% ../../../nbs/15k_rsna.ipynb #aeb1cd95
+# %% ../../../nbs/15k_rsna.ipynb #4c0d3551
 LARGEST_MAPPING = 2**26 # Bytes; 30,000 entries
 NIH_NAME = re.compile(r'0*(\d+)_\d+\.\w+')
 
@@ -93,7 +93,7 @@ def nih_patients(
         found[names[0]] = m[1]
     return pd.Series(found, dtype='object')
 
-# %% ../../../nbs/15k_rsna.ipynb #c5627869
+# %% ../../../nbs/15k_rsna.ipynb #0f11e53f
 def patients_of(
     image,      # Series of patientId
     known,      # By `nih_patients`
@@ -110,7 +110,7 @@ def patients_of(
              'not in the mapping and counted as patients.')
     return patient.fillna(image)
 
-# %% ../../../nbs/15k_rsna.ipynb #5ba6a075
+# %% ../../../nbs/15k_rsna.ipynb #bc558dbc
 def split_by_image(
     image,      # Series of patientId
     known,      # By `nih_patients`
