@@ -136,7 +136,7 @@ KEYS['data'] = dict(
     chexpert  = Key('', path_or_none, 'CheXpert, small or full'),
     rsna      = Key('', path_or_none, 'RSNA Pneumonia Detection Challenge'),
     siim      = Key('', path_or_none, 'SIIM-ACR Pneumothorax Segmentation'),
-    padchest  = Key('', path_or_none, 'PadChest'),
+    padchest  = Key('', path_or_none, 'PadChest, with reports in Spanish'),
     montgomery = Key('', path_or_none, 'Montgomery County chest X-ray set'),
     lists     = Key('', path_or_none,
         'DataProcessed of the REFERS release or DatasetsSplits of MRM, for their splits'))

@@ -192,7 +192,6 @@ class Tree:
 MIMIC = [f'mimic-cxr-2.0.0-{o}.csv.gz' for o in ('metadata', 'split', 'chexpert', 'negbio')]
 VIN_LISTS = [f'DataProcessed/VinBigData_Chest_X-ray/{o}.txt' for o in ('train', 'test')]
 READING_AND_LIST = ['ClinicalReadings/CHNCXR_0003_0.txt', 'DataProcessed/Shenzhen_Tuberculosis/val.txt']
-RSNA_FILES = ['stage_2_train_labels.csv', 'pneumonia-challenge-dataset-mappings_2018.json']
 PAD_CSV = 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv'
 TREES = dict(
     mimic=Tree(lambda o: mimic(o, 8), 'mimic_cxr', MIMIC, MIMIC[0], 'dicom_id'),
@@ -206,7 +205,7 @@ TREES = dict(
     texts=Tree(shen_with_lists, 'shenzhen', READING_AND_LIST, lists=True),
     corona=Tree(corona_with_split, 'covid', ['metadata.csv', 'split.csv'], 'metadata.csv', 'filename'),
     chex=Tree(lambda o: chex(o, 8, 2, 2), 'chexpert', ['train.csv', 'valid.csv', 'groundtruth.csv'], 'train.csv', 'Path'),
-    rsna=Tree(lambda o: pneumonia(o, 8), 'rsna', RSNA_FILES, 'stage_2_train_labels.csv', 'patientId'),
+    rsna=Tree(lambda o: pneumonia(o, 8), 'rsna', ['stage_2_train_labels.csv'], 'stage_2_train_labels.csv', 'patientId'),
     siim=Tree(lambda o: outlines(o, 8), 'siim', ['train-rle.csv'], 'train-rle.csv', 'ImageId'),
     pad=Tree(lambda o: pad(o, 10), 'padchest', [PAD_CSV], PAD_CSV, 'ImageID'),
     mont=Tree(lambda o: mont(o, 8), 'montgomery', ['ClinicalReadings/MCUCXR_0003_0.txt']),
