@@ -7,7 +7,6 @@ __all__ = ['SIDE', 'MASK_FILES', 'rle_runs', 'rle_mask', 'siim_masks', 'mask_sha
 
 # %% ../../../nbs/15l_siim.ipynb #2c1279f8
 import numpy as np
-import pandas as pd
 from ...core import InputError
 from ..lists import check_share, released_split
 from .locate import locate
