@@ -25,6 +25,7 @@ from .evaluation.clinical import clinical_f1, compare_writers, report_metrics
 from .evaluation.compare import efficiency_tests, evaluate_runs
 from .evaluation.experiments import efficiency_table, label_efficiency, plot_label_efficiency
 from .evaluation.generate import show_written, written_reports
+from .evaluation.published import beside_published, published_view
 from .evaluation.represent import embed_studies, probe, retrieval
 from .evaluation.search import SearchIndex, show_hits
 from .evaluation.statistics import auroc_table, delong_test

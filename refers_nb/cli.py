@@ -56,7 +56,7 @@ def folder_of(
 @call_parse
 @cli_errors
 def refers_prep(
-    source:str,           # mimic_cxr, iu_xray, nih14, vinbig, shenzhen, covid, folder or phantom
+    source:str,           # One of those below, folder or phantom
     raw:str,              # Folder of the download, - takes that of [data] in settings.ini
     out:str,              # Folder for the study table, the image store and the data card
     size:int=256,         # Side of the stored images, pixels
@@ -69,8 +69,9 @@ def refers_prep(
 ):
     """Make the study table, the image store and the data card of a data set
 
-    RAW is a table of images for the source folder, and the number of studies for phantom. Goes on
-    where it was stopped."""
+    Sources: mimic_cxr, iu_xray, nih14, vinbig, shenzhen, covid, chexpert, rsna, siim, padchest,
+    montgomery. RAW is a table of images for the source folder, and the number of studies for
+    phantom. Goes on where it was stopped."""
     cluster = workers and '://' in workers
     s = settings(run_workers=None if cluster else workers)
     if raw == '-': raw = folder_of(source, s)

@@ -133,7 +133,13 @@ KEYS['data'] = dict(
     vinbig    = Key('', path_or_none, 'VinBigData chest X-rays'),
     shenzhen  = Key('', path_or_none, 'Shenzhen chest X-ray set'),
     covid     = Key('', path_or_none, 'COVID-19 Image Data Collection'),
-    lists     = Key('', path_or_none, 'DataProcessed of the REFERS release, for its splits'))
+    chexpert  = Key('', path_or_none, 'CheXpert, small or full'),
+    rsna      = Key('', path_or_none, 'RSNA Pneumonia Detection Challenge'),
+    siim      = Key('', path_or_none, 'SIIM-ACR Pneumothorax Segmentation'),
+    padchest  = Key('', path_or_none, 'PadChest, with reports in Spanish'),
+    montgomery = Key('', path_or_none, 'Montgomery County chest X-ray set'),
+    lists     = Key('', path_or_none,
+        'DataProcessed of the REFERS release or DatasetsSplits of MRM, for their splits'))
 KEYS['weights'] = dict(
     vit_nano  = Key('test_vit.r160_in1k', model_or_path, 'ImageNet start of preset nano'),
     vit_tiny  = Key('vit_tiny_patch16_224.augreg_in21k_ft_in1k', model_or_path,

@@ -1,5 +1,5 @@
 "Small downloads in the layout of each release, with invented content; and the real ones, where they are"
-import hashlib, zipfile
+import hashlib, json, zipfile
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from radiograph_files import dicom
 
-from refers_nb.data.lists import RELEASED, VINBIG
+from refers_nb.data.labeller import CHEXPERT_FINDINGS
+from refers_nb.data.lists import LISTED, RELEASED, VINBIG
 
 REPO = Path(__file__).resolve().parent.parent
 DATA = REPO.parent/'shared'/'data'
@@ -226,6 +227,117 @@ def lists(root, source, rows):
         lines = [f"{name} {' '.join(map(str, values))}\n" for name, values in o]
         (where/f'{split}.txt').write_text(''.join(lines))
     return root/'DataProcessed'
+
+# ---- sets that others report on
+
+def chex_row(part, i, values):
+    "A row of train.csv or valid.csv: patient i//2, study i%2, a lateral view in every third"
+    view = 'view2_lateral' if i % 3 == 2 else 'view1_frontal'
+    path = f'CheXpert-v1.0-small/{part}/patient{i//2:05d}/study{i%2 + 1}/{view}.jpg'
+    about = dict(Path=path, Sex=['Female', 'Male'][i//2 % 2], Age=40 + i//2)
+    about['Frontal/Lateral'] = 'Lateral' if i % 3 == 2 else 'Frontal'
+    about['AP/PA'] = '' if i % 3 == 2 else ['AP', 'PA', 'AP'][i % 3]
+    return about | values
+
+def chex(root, n=40, valid=4, tests=0):
+    """A small tree in the layout of CheXpert-v1.0-small: two studies per patient
+
+    The findings of the training part go through 1, 0, -1 and blank; those of the others are 1 or 0."""
+    four = [1.0, 0.0, -1.0, None]
+    train = [chex_row('train', i, {c: four[(i + j) % 4] for j, c in enumerate(CHEXPERT_FINDINGS)}) for i in range(n)]
+    start = 2*64541
+    people = [chex_row('valid', start + i, {c: float((i + j) % 2) for j, c in enumerate(CHEXPERT_FINDINGS)})
+              for i in range(valid)]
+    for part, rows in dict(train=train, valid=people).items():
+        for i, o in enumerate(rows): image(root/o['Path'].split('/', 1)[1], i + 1000*(part == 'valid'))
+        pd.DataFrame(rows).to_csv(root/f'{part}.csv', index=False)
+    truth = []
+    for i in range(tests):
+        study = f'test/patient{64741 + i:05d}/study1'
+        for view in ('view1_frontal', 'view2_lateral'): image(root/study/f'{view}.jpg', 2000 + i)
+        truth.append(dict(Study=f'CheXpert-v1.0/{study}') | {c: (i + j) % 2 for j, c in enumerate(CHEXPERT_FINDINGS)})
+    if tests: pd.DataFrame(truth).to_csv(root/'groundtruth.csv', index=False)
+    return root
+
+def pneumonia(root, n=20, mapping=True):
+    "A small tree in the layout of RSNA: DICOM, every third with one box or two, two images per patient of NIH"
+    rows, classes, entries = [], [], []
+    for i in range(n):
+        name = f'{i:08x}-0000-4000-8000-{i:012x}'
+        noise = np.random.default_rng(i).integers(0, 255, (50, 40))
+        path = root/'stage_2_train_images'/f'{name}.dcm'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dicom(path, noise, 8, ViewPosition=['PA', 'AP'][i % 2])
+        kind = ['Normal', 'No Lung Opacity / Not Normal', 'Lung Opacity'][i % 3]
+        none = dict(patientId=name, x=None, y=None, width=None, height=None, Target=0)
+        boxes = [none | dict(x=5. + k, y=6., width=10., height=12., Target=1) for k in range(1 + i % 2)]
+        rows += boxes if i % 3 == 2 else [none]
+        classes += [{'patientId': name, 'class': kind}]*(len(boxes) if i % 3 == 2 else 1)
+        entries.append(dict(subset_img_id=name, img_id=f'{i//2 + 1:08d}_{i%2:03d}.png', SOPInstanceUID=f'1.2.{i}'))
+    image(root/'stage_2_test_images'/'ffff.png')
+    pd.DataFrame(rows).to_csv(root/'stage_2_train_labels.csv', index=False)
+    pd.DataFrame(classes).to_csv(root/'stage_2_detailed_class_info.csv', index=False)
+    if mapping: (root/'pneumonia-challenge-dataset-mappings_2018.json').write_text(json.dumps(entries))
+    return root
+
+def siim_name(i):
+    "The name of image i of SIIM"
+    return f'1.2.276.0.7230010.3.1.4.8323329.{i + 300}.15178751{60 + i}.{490940 + i}'
+
+def outlines(root, n=18):
+    "A small tree in the layout of SIIM: every third image with an outline, every sixth with two"
+    rows = []
+    for i in range(n):
+        name = siim_name(i)
+        noise = np.random.default_rng(i).integers(0, 255, (50, 40))
+        path = root/'dicom-images-train'/f'1.2.276.{i}'/f'1.2.277.{i}'/f'{name}.dcm'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        dicom(path, noise, 8, ViewPosition=['PA', 'AP'][i % 2])
+        rows += [f'{name}, {10_000*(k + 1)} 300 700 300' for k in range(1 + i % 2)] if i % 3 == 0 else [f'{name}, -1']
+    (root/'train-rle.csv').write_text('ImageId, EncodedPixels\n' + '\n'.join(rows) + '\n')
+    return root
+
+PAD_LABELS = ["['normal']", "['cardiomegaly', 'pleural effusion']", "['unchanged']", "[' Rib fracture', 'cardiomegaly']", '[]']
+
+def pad(root, n=25, packed=False):
+    "A small tree in the layout of PadChest: two images per study, images of 16 bits in folders by number"
+    rows = []
+    for i in range(n):
+        study = i//2
+        rows.append(dict(
+            ImageID=f'2168401113669640128{i:04d}_02-094-{i:03d}.png', ImageDir=study % 55, StudyDate_DICOM=20140301,
+            StudyID=f's{study}', PatientID=f'p{study//2}', PatientBirth=float(1940 + study), PatientSex_DICOM='FM'[study % 2],
+            ViewPosition_DICOM='', Projection=['PA', 'L', 'AP_horizontal', 'L', 'COSTAL'][i % 5],
+            Pediatric='PED' if study == 3 else 'No', ReportID=study, Report=f'cardiomegali {study} . sin hallazg .',
+            MethodLabel=['Physician', 'RNN_model'][study % 2], Labels=PAD_LABELS[study % 5], Localizations='[]'))
+        noise = np.random.default_rng(i).integers(0, 65535, (50, 40)).astype(np.uint16)
+        path = root/str(study % 55)/rows[-1]['ImageID']
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).save(path)
+    name = 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv' + '.gz'*packed
+    pd.DataFrame(rows).to_csv(root/name)
+    return root
+
+def mont(root, n=16):
+    "A small tree in the layout of Montgomery, the second half with tuberculosis, with both masks"
+    (root/'ClinicalReadings').mkdir(parents=True, exist_ok=True)
+    for i in range(1, n+1):
+        name = f'MCUCXR_{i:04d}_{int(i > n//2)}'
+        image(root/'CXR_png'/f'{name}.png', i)
+        for side in ('left', 'right'): image(root/'ManualMask'/f'{side}Mask'/f'{name}.png', i)
+        said = ['normal', 'Cavity in the right upper lobe.'][int(i > n//2)]
+        text = f"Patient's Sex: {'FM'[i % 2]} \nPatient's Age: {20+i:03d}Y\n{said}\n"
+        (root/'ClinicalReadings'/f'{name}.txt').write_text(text)
+    return root
+
+def mrm(root, source, rows):
+    "Lists of MRM of a data set: {name of the list: [(name, values)]}"
+    where = root/'DatasetsSplits'/LISTED[source][0]
+    where.mkdir(parents=True, exist_ok=True)
+    for part, o in rows.items():
+        lines = [' '.join([name, *map(str, values)]) + '\n' for name, values in o]
+        (where/f'{part}.txt').write_text(''.join(lines))
+    return root/'DatasetsSplits'
 
 # ---- images of one's own
 

@@ -15,13 +15,15 @@ import pandas as pd
 import pytest
 from damage import ODD, damaged, odd_entry, odd_parquet, originals, text_damage, xml_damage, zip_damage
 from PIL import Image
-from source_trees import corona, indiana, lists, mimic, nih, openi, own, shen, vin
+from source_trees import (
+    chex, corona, indiana, lists, mimic, mont, nih, openi, outlines, own, pad, pneumonia, shen, vin)
 
 from refers_nb.core import InputError
 from refers_nb.data.prepare import SOURCES, prepare, verify_checksums
 from refers_nb.data.sources.folder import folder
 from refers_nb.data.sources.iu_xray import iu_xray
 from refers_nb.data.sources.mimic_cxr import mimic_cxr
+from refers_nb.data.sources.rsna import rsna_boxes
 from refers_nb.data.sources.vinbig import boxes
 from refers_nb.data.store import ImageStore
 
@@ -190,6 +192,7 @@ class Tree:
 MIMIC = [f'mimic-cxr-2.0.0-{o}.csv.gz' for o in ('metadata', 'split', 'chexpert', 'negbio')]
 VIN_LISTS = [f'DataProcessed/VinBigData_Chest_X-ray/{o}.txt' for o in ('train', 'test')]
 READING_AND_LIST = ['ClinicalReadings/CHNCXR_0003_0.txt', 'DataProcessed/Shenzhen_Tuberculosis/val.txt']
+PAD_CSV = 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv'
 TREES = dict(
     mimic=Tree(lambda o: mimic(o, 8), 'mimic_cxr', MIMIC, MIMIC[0], 'dicom_id'),
     indiana=Tree(indiana_with_split, 'iu_xray', ['indiana_reports.csv', 'indiana_projections.csv', 'split.csv'],
@@ -201,6 +204,11 @@ TREES = dict(
               'shenzhen_metadata.csv', 'study_id'),
     texts=Tree(shen_with_lists, 'shenzhen', READING_AND_LIST, lists=True),
     corona=Tree(corona_with_split, 'covid', ['metadata.csv', 'split.csv'], 'metadata.csv', 'filename'),
+    chex=Tree(lambda o: chex(o, 8, 2, 2), 'chexpert', ['train.csv', 'valid.csv', 'groundtruth.csv'], 'train.csv', 'Path'),
+    rsna=Tree(lambda o: pneumonia(o, 8), 'rsna', ['stage_2_train_labels.csv'], 'stage_2_train_labels.csv', 'patientId'),
+    siim=Tree(lambda o: outlines(o, 8), 'siim', ['train-rle.csv'], 'train-rle.csv', 'ImageId'),
+    pad=Tree(lambda o: pad(o, 10), 'padchest', [PAD_CSV], PAD_CSV, 'ImageID'),
+    mont=Tree(lambda o: mont(o, 8), 'montgomery', ['ClinicalReadings/MCUCXR_0003_0.txt']),
     own=Tree(lambda o: own(o, 12), 'folder', ['list.csv'], 'list.csv', 'path'))
 
 def read(tree, root):
@@ -211,7 +219,7 @@ def read(tree, root):
 def read_with_boxes(tree, root):
     "The same; the boxes are read too, since they may be what is damaged"
     df = read(tree, root)
-    boxes(tree.source, root, df)
+    rsna_boxes(root, df) if tree.source == 'rsna' else boxes(tree.source, root, df)
     return df
 
 def bare(name):
@@ -253,7 +261,7 @@ def account(df, root, names=()):
     rows = set(df['path'])
     extra = set(df.attrs['extra'])
     dropped = in_notes(df, 'in no split')
-    other = in_notes(df, 'of another modality')
+    other = sum(in_notes(df, o) for o in ('of another modality', 'marked EXCLUDE', 'lung mask'))
     assert len(df) and df['path'].is_unique and rows <= files and not rows & extra
     untold = len(files) - len(rows) - len(df.attrs['extra'])
     assert dropped <= untold <= dropped + other, 'an image file that nothing tells of'

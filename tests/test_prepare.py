@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
-from source_trees import REPO, corona, indiana, mimic, nih, own, real, shen, told, vin
+from source_trees import (
+    REPO, chex, corona, indiana, mimic, mont, nih, outlines, own, pad, pneumonia, real, shen, told, vin)
 
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare, verify_checksums
@@ -87,7 +88,10 @@ def shen_csv(root): return shen(root, texts=False)
 @pytest.mark.parametrize('source,make,name,column', [
     ('iu_xray', indiana, 'indiana_reports.csv', 'MeSH'), ('iu_xray', indiana, 'indiana_projections.csv', 'uid'),
     ('nih14', nih, 'Data_Entry_2017.csv', 'Patient ID'), ('covid', corona, 'metadata.csv', 'modality'),
-    ('vinbig', vin, 'train.csv', 'rad_id'), ('shenzhen', shen_csv, 'shenzhen_metadata.csv', 'findings')])
+    ('vinbig', vin, 'train.csv', 'rad_id'), ('shenzhen', shen_csv, 'shenzhen_metadata.csv', 'findings'),
+    ('chexpert', chex, 'train.csv', 'Frontal/Lateral'), ('rsna', pneumonia, 'stage_2_train_labels.csv', 'Target'),
+    ('siim', outlines, 'train-rle.csv', 'EncodedPixels'),
+    ('padchest', pad, 'PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv', 'MethodLabel')])
 def test_bad_tables_of_a_download(tmp_path, source, make, name, column):
     table = make(tmp_path/'raw')/name
     whole = table.read_text()
@@ -130,7 +134,9 @@ def test_phantoms_take_the_same_road(tmp_path):
 
 # ---- the notebooks of data_prep
 
-MAKERS = dict(mimic_cxr=mimic, iu_xray=indiana, nih14=nih, vinbig=vin, shenzhen=shen, covid=corona)
+MAKERS = dict(
+    mimic_cxr=mimic, iu_xray=indiana, nih14=nih, vinbig=vin, shenzhen=shen, covid=corona,
+    chexpert=chex, rsna=pneumonia, siim=outlines, padchest=pad, montgomery=mont)
 
 @pytest.mark.parametrize('name', MAKERS)
 def test_the_notebook_runs_and_is_stored_without_outputs(tmp_path, monkeypatch, name):

@@ -16,14 +16,19 @@ from ..core import atomic, InputError, writing
 from .card import describe, plot_studies
 from .copies import duplicates
 from .radiograph import check_paths
+from .sources.chexpert import chexpert
 from .sources.covid import covid
 from .sources.folder import folder
 from .sources.iu_xray import iu_xray
 from .sources.mimic_cxr import mimic_cxr
+from .sources.montgomery import montgomery
 from .sources.nih14 import nih14
+from .sources.padchest import padchest
 from .sources.phantom import phantom, phantom_studies
 from .sources.raw import numbered_lines, plural
+from .sources.rsna import rsna, rsna_boxes
 from .sources.shenzhen import shenzhen
+from .sources.siim import siim
 from .sources.vinbig import boxes, vinbig
 from .store import ImageStore, StoreSpec
 from .studies import label_names, write_fractions, write_studies
@@ -89,6 +94,11 @@ SOURCES = dict(
     vinbig=vinbig,
     shenzhen=shenzhen,
     covid=covid,
+    chexpert=chexpert,
+    rsna=rsna,
+    siim=siim,
+    padchest=padchest,
+    montgomery=montgomery,
     folder=folder,
     phantom=phantom)
 
@@ -104,6 +114,15 @@ TERMS = dict(
     shenzhen='public; cite Jaeger et al., Quantitative Imaging in Medicine and Surgery 2014',
     covid='each image has its own licence (column `license` of metadata.csv), mostly CC BY-NC-SA; '
           'cite Cohen et al., 2020',
+    chexpert='research use agreement of Stanford University, which each user accepts for the '
+             'download: read it before you pass anything on; cite Irvin et al., AAAI 2019',
+    rsna='any use, commercial too, with the attribution that RSNA asks for: read its terms; '
+         'cite Shih et al., Radiology: Artificial Intelligence 2019, and Wang et al., CVPR 2017',
+    siim='rules of the SIIM-ACR Pneumothorax Segmentation competition on Kaggle: read them before '
+         'you pass anything on; the images are those of NIH: cite Wang et al., CVPR 2017',
+    padchest='research use only, as the hospital grants it for the download: read its agreement '
+             'before you pass anything on; cite Bustos et al., Medical Image Analysis 2020',
+    montgomery='public; cite Jaeger et al., Quantitative Imaging in Medicine and Surgery 2014',
     folder='those of your own images: say them before you publish anything',
     phantom='drawings of this library, no terms')
 
@@ -311,7 +330,7 @@ def prepare(
     with own_folder(out), writing(out):
         check_source(out, source)
         df, gaps = read_source(source, raw, out, kw)
-        drawn = boxes(source, raw, df)
+        drawn = rsna_boxes(raw, df) if source == 'rsna' else boxes(source, raw, df)
         with run_record(out, args, kind='prepare') as record:
             store = ImageStore.build(
                 df, df.attrs['root'], out, size, resize_mode, workers, max_rejected)

@@ -8,7 +8,7 @@ __all__ = ['NIH_COLUMNS', 'nih_rows', 'nih_findings', 'nih14_labels', 'official_
 # %% ../../../nbs/15d_nih14.ipynb #377ec858
 import pandas as pd
 from ...core import InputError
-from ..lists import NIH14, released_split
+from ..lists import NIH14, check_share, released_split
 from .locate import locate
 from refers_nb.data.sources.raw import (
     EXPECTED, RowNote, add_note, find_file, finish_studies, numbered_lines, optional_file,
@@ -70,13 +70,14 @@ def official_split(
 def nih_split(
     df,         # By `nih_rows`, with a column `patient`
     raw,        # Folder of the download
-    lists,      # Folder DataProcessed of the REFERS release, or None
+    lists,      # Folder DataProcessed of the REFERS release, DatasetsSplits of MRM, or None
     notes:list, # Told where the split comes from
+    share=100,  # Percent of the training images, of the lists of MRM
 ):              # Series of splits, or None where nothing gives one
-    "The split by the REFERS lists, by split.csv, or by the official list"
+    "The split by released lists, by split.csv, or by the official list"
     if lists:
-        split = released_split(df['Image Index'], nih_findings(df), lists, 'nih14', notes)
-        return split.fillna('train')
+        found = nih_findings(df)
+        return released_split(df['Image Index'], found, lists, 'nih14', notes, share)
     own = optional_file(raw, 'split.csv')
     if own: return split_from_file(df, own, 'Image Index', 'refers_split', notes)
     test_list = optional_file(raw, 'test_list.txt')
@@ -86,9 +87,11 @@ def nih_split(
 # %% ../../../nbs/15d_nih14.ipynb #8f3c4305
 def nih14(
     raw,        # Folder with Data_Entry_2017*.csv(.gz), images, and split.csv or the official lists
-    lists=None, # Folder DataProcessed of the REFERS release: its split in place of the official one
+    lists=None, # DataProcessed of REFERS or DatasetsSplits of MRM: its split, not the official one
+    share:int=100, # Percent of the training images, of the lists of MRM: 1, 10 or 100
 ):              # Study table with the 14 findings of `NIH14`
     "NIH ChestX-ray14 (Wang et al. 2017)"
+    check_share(share, lists)
     df = nih_rows(raw)
     path = locate(df['Image Index'], raw)
     study = df['Patient ID'] + '-' + df['Follow-up #']
@@ -100,6 +103,6 @@ def nih14(
     df = pd.concat([df, labels], axis=1)
     notes = [RowNote(df['age'].isna(), 'image', 'images',
                      'without an age, or with one above 120 years, which counts as none')]
-    split = nih_split(df, raw, lists, notes)
+    split = nih_split(df, raw, lists, notes, share)
     extra = path.attrs['extra']
     return finish_studies(df, raw, split, notes, 'Image Index', extra, EXPECTED['nih14'])

@@ -256,7 +256,9 @@ def header_views(
 
 # %% ../../../nbs/15_raw.ipynb #5d413054
 # Images of the whole release
-EXPECTED = dict(mimic_cxr=377_110, iu_xray=7_470, nih14=112_120, vinbig=15_000, shenzhen=662)
+EXPECTED = dict(
+    mimic_cxr=377_110, iu_xray=7_470, nih14=112_120, vinbig=15_000, shenzhen=662,
+    chexpert=224_316, rsna=26_684, padchest=160_868, montgomery=138)
 
 def images_here(
     paths, # Series of paths by `locate`

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RULES', 'vinbig_file', 'vinbig_rows', 'vinbig_labels', 'vinbig', 'check_corners', 'numbers', 'vinbig_boxes',
-           'nih_boxes', 'boxes']
+           'sized_boxes', 'nih_boxes', 'boxes_on', 'boxes']
 
 # %% ../../../nbs/15e_vinbig.ipynb #b597963e
 import numpy as np
@@ -106,6 +106,14 @@ def vinbig_boxes(
     return drawn.assign(stem=df['image_id'], finding=df['class_name'], reader=df['rad_id'])
 
 # %% ../../../nbs/15e_vinbig.ipynb #47126b2e
+def sized_boxes(
+    df,   # DataFrame of four columns of text: left, top, width, height
+    path, # Their file, for the message
+):        # DataFrame: x0, y0, x1, y1
+    "Boxes that are given by a corner and their size"
+    left, top, width, height = (o for _, o in numbers(df).items())
+    return check_corners(pd.concat([left, top, left + width, top + height], axis=1), path)
+
 def nih_boxes(
     path # BBox_List_2017.csv
 ):       # DataFrame: stem, finding, reader, x0, y0, x1, y1
@@ -113,24 +121,27 @@ def nih_boxes(
     columns = ('Image Index', 'Finding Label')
     df = read_csv(path, *columns, filled=columns)
     if df.shape[1] < 6: raise InputError(f'{path}: expected four columns with the corners of a box')
-    left, top, width, height = (o for _, o in numbers(df.iloc[:, 2:6]).items())
-    corners = pd.concat([left, top, left + width, top + height], axis=1)
+    drawn = sized_boxes(df.iloc[:, 2:6], path)
     finding = df['Finding Label'].replace('Infiltrate', 'Infiltration')
-    drawn = check_corners(corners, path)
     return drawn.assign(stem=df['Image Index'].map(file_stem), finding=finding, reader='')
 
 # %% ../../../nbs/15e_vinbig.ipynb #2c9870ec
+def boxes_on(
+    drawn, # Boxes with the column stem
+    df,    # Study table
+):         # DataFrame: path, finding, reader, x0, y0, x1, y1
+    "Those of the boxes that lie on images of a table"
+    by_stem = pd.Series(df['path'].values, index=df['path'].map(file_stem))
+    path = drawn['stem'].map(by_stem[~by_stem.index.duplicated()])
+    drawn = drawn.assign(path=path)[path.notna()].reset_index(drop=True)
+    return drawn[['path', 'finding', 'reader', 'x0', 'y0', 'x1', 'y1']]
+
 def boxes(
-    source:str, # nih14 or vinbig; others have none
+    source:str, # nih14 or vinbig
     raw,        # Folder of the download
     df,         # Study table of it
 ):              # DataFrame: path, finding, reader, x0, y0, x1, y1 (pixels of the original); or None
     "The boxes that radiologists drew around findings, on the images of a table"
     nih_file = optional_file(raw, 'BBox_List_2017*.csv*') if source == 'nih14' else None
-    if source == 'vinbig': drawn = vinbig_boxes(raw)
-    elif nih_file: drawn = nih_boxes(nih_file)
-    else: return None
-    by_stem = pd.Series(df['path'].values, index=df['path'].map(file_stem))
-    path = drawn['stem'].map(by_stem[~by_stem.index.duplicated()])
-    drawn = drawn.assign(path=path)[path.notna()].reset_index(drop=True)
-    return drawn[['path', 'finding', 'reader', 'x0', 'y0', 'x1', 'y1']]
+    if source == 'vinbig': return boxes_on(vinbig_boxes(raw), df)
+    return boxes_on(nih_boxes(nih_file), df) if nih_file else None
