@@ -1,4 +1,5 @@
 "ONNX files: the same answers for every batch, ten lines without this library, places that are not ours, bad input"
+import hashlib
 import json
 import os
 import subprocess
@@ -32,13 +33,28 @@ FINDINGS = ['cardiomegaly', 'left effusion', 'right effusion']
 def call(call): return partial(call, REFERS_NB_PROGRESS='0')
 
 
-def classifier(folder, stored=64, resize_mode='letterbox', size=32, name='test_vit'):
+def classifier(folder, stored=64, resize_mode='letterbox', size=32, name='test_vit', **facts):
     "A classifier that has learnt nothing, with weights large enough for its answers to differ"
     torch.manual_seed(0)
     model = Classifier.on(VisionEncoder(name, size=size), FINDINGS)
     with torch.no_grad(): model.head.weight.normal_(std=1)
     data = dict(stored=stored, resize_mode=resize_mode) if stored else {}
-    return save_checkpoint(model, None, folder, dict(data=data))
+    return save_checkpoint(model, None, folder, dict(data=data, **facts))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def once():
+    "The same network is translated once: that takes PyTorch seconds"
+    kept, translate = {}, export.translated
+    def translated(net):
+        if sum(o.numel()*o.element_size() for o in net.state_dict().values()) > export.LARGEST: return translate(net)
+        state = hashlib.sha256(b''.join(o.numpy().tobytes() for o in net.state_dict().values())).hexdigest()
+        key = net.what, net.vision.name, state
+        if key not in kept: kept[key] = translate(net)
+        return kept[key]
+    with pytest.MonkeyPatch.context() as p:
+        p.setattr(export, 'translated', translated)
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -72,6 +88,18 @@ def test_every_answer_has_a_name_and_any_batch(place, what, names):
     if what != 'classifier': assert probs['features'].shape == (5, 64)
 
 
+def test_a_calibration_that_is_kept_is_in_the_probabilities(tmp_path):
+    points = dict(cardiomegaly=dict(slope=.5, intercept=-1., threshold=.2), gout=dict(slope=2., intercept=0., threshold=.9))
+    folder = classifier(tmp_path/'m', operating=dict(rule='youden', unit='image', tta=False, split='valid', films=100, findings=points))
+    facts = export_onnx(folder, tmp_path/'m.onnx')
+    assert facts['points'] == {FINDINGS[0]: points['cardiomegaly']} | {o: export.UNCALIBRATED for o in FINDINGS[1:]}
+    assert facts['operating'] == dict(rule='youden', unit='image', tta=False, split='valid', films=100)
+    image = np.random.default_rng(0).normal(size=(4, 1, 32, 32)).astype(np.float32)
+    probs, logits = onnx_session(tmp_path/'m.onnx').run(None, dict(image=image))
+    scaled = logits*[.5, 1, 1] + [-1, 0, 0]
+    np.testing.assert_allclose(probs, 1/(1 + np.exp(-scaled)), atol=1e-6)
+
+
 def test_a_model_that_reads_reports_is_an_encoder(place):
     facts = export_onnx(place/'refers', place/'refers.onnx', stored=64, resize_mode='crop')
     assert facts['what'] == 'encoder' and facts['findings'] == [] and facts['film']['resize_mode'] == 'crop'
@@ -85,7 +113,6 @@ def test_encoders_of_timm(tmp_path, name, size):
 
 
 def test_it_is_one_file_that_tells_nothing_of_this_machine(place):
-    import hashlib
     folder = place/'alone'
     facts = export_onnx(place/'classifier', folder/'film.onnx')
     assert sorted(o.name for o in folder.iterdir()) == ['film.json', 'film.onnx']
@@ -132,7 +159,7 @@ assert not {'torch', 'refers_nb', 'onnx'} & set(sys.modules)
 
 @pytest.mark.parametrize('resize_mode', ['letterbox', 'crop', 'squash'])
 def test_ten_lines_give_our_probabilities(tmp_path, place, resize_mode):
-    folder = classifier(tmp_path/'m', 96, resize_mode, size=48)
+    folder = classifier(tmp_path/'m', 96, resize_mode)
     export_onnx(folder, tmp_path/'m.onnx')
     pictures = [*sorted(place.glob('*.png')), place/'large.jpg']
     code = f'{ALONE}\nLINES = {ten_lines()!r}\n{REPEATED}'
@@ -141,7 +168,7 @@ def test_ten_lines_give_our_probabilities(tmp_path, place, resize_mode):
     found = np.array([list(json.loads(o).values()) for o in r.stdout.splitlines()])
     films = np.stack([load_radiograph(o, 96, resize_mode) for o in pictures])
     model = exported_model(folder)
-    with torch.no_grad(): wanted = model(Augment(48)(torch.from_numpy(films)[:, None]))[0].numpy()
+    with torch.no_grad(): wanted = model(Augment(32)(torch.from_numpy(films)[:, None]))[0].numpy()
     assert found.shape == wanted.shape == (6, 3) and wanted.std() > .05
     np.testing.assert_allclose(found, wanted, atol=1e-4)
 
@@ -194,6 +221,7 @@ def test_a_wrong_translation_is_seen(place, tmp_path):
     "A file of other weights is not within the tolerance"
     net = exported_model(place/'classifier')
     export_onnx(place/'classifier', tmp_path/'film.onnx')
+    assert largest_difference(tmp_path/'film.onnx', net) < 1e-5
     with torch.no_grad(): net.head.bias += .01
     assert largest_difference(tmp_path/'film.onnx', net) == pytest.approx(.01, rel=.1)
 
