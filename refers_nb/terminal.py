@@ -7,10 +7,12 @@ __all__ = ['EXPORT_LIMITS', 'SEARCH_LIMITS', 'ZEROSHOT_LIMITS', 'refers_export',
            'write_scores', 'refers_zeroshot']
 
 # %% ../nbs/54a_terminal.ipynb #f3a51c73
-import os, sys
+import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 from fastcore.script import call_parse, store_true
 from .core import atomic, cli_errors, draw_to_files, InputError
+from .locks import made_folder
 from .settings import check_numbers, settings
 
 # %% ../nbs/54a_terminal.ipynb #49a3d04b
@@ -49,11 +51,10 @@ def file_to_write(
     if path.suffix.lower() not in endings:
         raise InputError(f'{path}: expected a file that ends in {" or ".join(endings)}')
     if path.is_dir(): raise InputError(f'{path} is a folder: expected a file to write')
-    above = next(o for o in path.absolute().parents if o.exists())
-    if not above.is_dir(): raise InputError(f'{path}: {above} is a file, so nothing can be written in it')
-    if not os.access(above, os.W_OK):
-        raise InputError(f'{path}: {above} may not be written; choose another folder')
-    return path
+    try:
+        with made_folder(path.parent), TemporaryFile(dir=path.parent): return path
+    except OSError as e:
+        raise InputError(f'{path} cannot be written ({e.strerror}): choose another folder') from None
 
 # %% ../nbs/54a_terminal.ipynb #e126b4e0
 SEARCH_LIMITS = dict(n=(int, 1, 1000))

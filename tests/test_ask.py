@@ -265,7 +265,8 @@ def test_bad_input_is_one_line(place, tmp_path, call):
               (('Cardiomegaly.', '--n', 0), 'n is 0'), (('Cardiomegaly.', '--split', 'all of them'), 'expected train'),
               (('Cardiomegaly.', '--split', 'test'), 'no study in split test'), (('Cardiomegaly.', '--device', 'abacus'), 'abacus'),
               (('Cardiomegaly.', '--out', tmp_path/'x.jpg'), 'ends in .png'), (('Cardiomegaly.', '--out', tmp_path/'folder.png'), 'is a folder'),
-              (('Cardiomegaly.', '--out', tmp_path/'file'/'x.png'), 'is a file'), (('Cardiomegaly.', '--out', '/proc/none/x.png'), '/proc')]
+              (('Cardiomegaly.', '--out', tmp_path/'file'/'x.png'), 'cannot be written'), (('Cardiomegaly.', '--out', '/proc/none/x.png'), 'cannot be written'),
+              (('Cardiomegaly.', '--out', '/proc/x.png'), 'cannot be written')]
     for args, word in search: refused(call('refers-search', good, data, *args, *cache), word)
     zero = [(('--findings', 'gout'), "no prompts for 'gout'"), (('--findings', 'effusion', '--out', tmp_path/'x.xlsx'), '.csv or .parquet'),
             (('--prompts', tmp_path/'p.json'), 'expected {"finding"'), (('--prompts', tmp_path/'gone.json'), 'gone.json'),
