@@ -89,10 +89,11 @@ def test_every_answer_has_a_name_and_any_batch(place, what, names):
 
 
 def test_a_calibration_that_is_kept_is_in_the_probabilities(tmp_path):
-    points = dict(cardiomegaly=dict(slope=.5, intercept=-1., threshold=.2), gout=dict(slope=2., intercept=0., threshold=.9))
-    folder = classifier(tmp_path/'m', operating=dict(rule='youden', unit='image', tta=False, split='valid', films=100, findings=points))
+    point = dict(method='platt', slope=.5, intercept=-1., threshold=.2, positives=40, negatives=60)
+    folder = classifier(tmp_path/'m', operating=dict(
+        rule='youden', unit='image', tta=False, split='valid', films=100, patients=90, findings=dict(cardiomegaly=point)))
     facts = export_onnx(folder, tmp_path/'m.onnx')
-    assert facts['points'] == {FINDINGS[0]: points['cardiomegaly']} | {o: export.UNCALIBRATED for o in FINDINGS[1:]}
+    assert facts['points'] == {FINDINGS[0]: dict(slope=.5, intercept=-1., threshold=.2)} | {o: dict(slope=1., intercept=0., threshold=.5) for o in FINDINGS[1:]}
     assert facts['operating'] == dict(rule='youden', unit='image', tta=False, split='valid', films=100)
     image = np.random.default_rng(0).normal(size=(4, 1, 32, 32)).astype(np.float32)
     probs, logits = onnx_session(tmp_path/'m.onnx').run(None, dict(image=image))
