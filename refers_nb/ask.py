@@ -19,8 +19,7 @@ from .data.given import image_store
 from .data.studies import label_names, read_studies, SPLITS
 from .evaluation.search import SearchIndex, show_hits
 from .evaluation.statistics import auroc_table
-from .evaluation.zeroshot import (
-    checked_prompts, prompt_vector, study_labels, vector_scores)
+from .evaluation.zeroshot import checked_prompts, study_labels, vector_scores
 from .foreign import read_json
 from .locks import own_folder
 from .models.hub import checkpoint_folder, load_checkpoint
