@@ -291,3 +291,15 @@ def test_images_that_are_missing_or_broken(place, table, call):
     images.write_bytes(images.read_bytes()[:5000])
     refused(call('refers-search', place/'refers', table, 'Cardiomegaly.'), 'images.npy')
     refused(call('refers-zeroshot', place/'refers', table), 'images.npy')
+
+
+@pytest.mark.parametrize('command', ['refers-export', 'refers-search', 'refers-zeroshot'])
+def test_help_is_complete(call, command):
+    import inspect
+    from fastcore.docments import docments
+    from refers_nb import terminal
+    code, out, err = call(command, '--help')
+    assert code == 0 and out.startswith(f'usage: {command}') and not err
+    function = getattr(terminal, command.replace('-', '_'))
+    docs = docments(function)
+    for p in inspect.signature(function).parameters: assert docs[p], f'{command}: {p} is not explained'
