@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .calibrate import recalibrate
 from .core import InputError, get_device, get_dtype
 from .data.card import describe, plot_studies
 from .data.copies import duplicates
@@ -35,6 +36,7 @@ from .models.hub import from_pretrained, load_checkpoint, load_encoder, push_to_
 from .models.refers import Refers, refers_config, refers_model
 from .models.vision import VisionEncoder, vision_encoder
 from .phantom import Phantoms, phantoms
+from .predict import predict
 from .settings import settings
 from .training.baselines import baseline, baselines
 from .training.callbacks import Checkpoint, Precision, SaveHistory, TensorBoardLogger

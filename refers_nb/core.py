@@ -6,7 +6,7 @@
 __all__ = ['SCREEN', 'DISK_FULL', 'LIBRARY_WORDS', 'GO_ON', 'ADVICE', 'ENDING', 'shortened', 'screenful', 'InputError',
            'device_name', 'get_device', 'cpu_has_bf16', 'get_dtype', 'disk_errno', 'writing', 'sync_to_disk', 'atomic',
            'one_line', 'system_message', 'of_a_library', 'reason', 'Terminated', 'sigterm_raises', 'open_streams',
-           'say', 'drop_output', 'short_waits', 'cli_errors']
+           'say', 'drop_output', 'draw_to_files', 'short_waits', 'cli_errors']
 
 # %% ../nbs/00_core.ipynb #e23cb8a6
 import errno, functools, os, re, signal, sys, threading, uuid, warnings
@@ -263,6 +263,12 @@ def drop_output():
     try: os.dup2(nowhere, sys.stdout.fileno())
     except (OSError, ValueError): sys.stdout = open(os.devnull, 'w')   # it is no file
     finally: os.close(nowhere)
+
+# %% ../nbs/00_core.ipynb #74b8e602
+def draw_to_files():
+    "Figures need no display from here on"
+    import matplotlib
+    matplotlib.use('Agg')
 
 # %% ../nbs/00_core.ipynb #b3a1f701
 def short_waits():

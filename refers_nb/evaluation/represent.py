@@ -17,6 +17,7 @@ from ..core import InputError, get_dtype
 from ..data.loaders import Augment, StudyItems, StudyLoader
 from ..data.studies import by_study, label_names
 from ..models.generate import all_views, as_study
+from ..runs import progress
 from ..training.callbacks import fuse_attention
 from ..training.metrics import chance_recall, linear_probe, recall_at, text_groups
 
@@ -55,13 +56,15 @@ def study_vectors(
     store,                # Image store
     bs:int=64,            # Studies per batch
     precision:str='auto', # auto, fp32 or bf16
+    bar:str='',           # Words before a progress bar; '' shows none
 )->tuple:                 # Studies (n,), and their unit vectors (n, s)
     "One vector for each study, from its views"
     model.eval()
     items = StudyItems(df, store, tok, model.config['k'], require_report=False)
     loader = StudyLoader(items, bs, Augment(model.config['vision']['size']))
     embed = partial(embed_views, model)
-    vectors = [unit_vectors(model, embed, (views, mask), precision) for views, mask, *_ in loader]
+    batches = progress(loader, total=len(loader), desc=bar) if bar else loader
+    vectors = [unit_vectors(model, embed, (views, mask), precision) for views, mask, *_ in batches]
     return items.studies, torch.cat(vectors)
 
 # %% ../../nbs/40d_represent.ipynb #d5798ed9

@@ -130,7 +130,7 @@ def build(cls:SearchIndex,
     tok,          # Its `Tokenizer`
     df,           # Study table
     store,        # Image store
-    **kwargs,     # `bs`, `precision` of `study_vectors`
+    **kwargs,     # `bs`, `precision`, `bar` of `study_vectors`
 )->SearchIndex:   # `studies` has study, patient, split and path, of the first frontal image
     "Index of all studies of a table"
     names, v = study_vectors(model, tok, df, store, **kwargs)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Prompts', 'PRESENT_FORMS', 'ABSENT_FORMS', 'FINDING_NAMES', 'DENIAL_FORMS', 'OF_THE_LUNGS', 'SYNONYMS', 'NORMAL',
            'ABNORMAL', 'PROMPTS', 'SHORT_NORMAL', 'WRAP', 'PLAIN', 'finding_prompts', 'known_prompts', 'prompts',
-           'wrapped', 'prompt_vector', 'checked_prompts', 'zero_shot_scores', 'study_labels', 'zero_shot']
+           'wrapped', 'prompt_vector', 'checked_prompts', 'vector_scores', 'zero_shot_scores', 'study_labels',
+           'zero_shot']
 
 # %% ../../nbs/44_zeroshot.ipynb #08ef648e
 from collections import namedtuple
@@ -165,6 +166,22 @@ def checked_prompts(
             raise InputError(f'own prompts of {name!r}: {expected}')
     return asked
 
+# %% ../../nbs/44_zeroshot.ipynb #ae532ff3
+def vector_scores(
+    model,             # `Refers`
+    tok,               # Its `Tokenizer`
+    names,             # Of studies (n,)
+    vectors,           # Their unit vectors (n, s), of the same model
+    asked:dict,        # By `checked_prompts`
+    wrap:Prompts=WRAP, # What stands around a prompt
+    tau:float=.07,     # Temperature τ
+)->pd.DataFrame:       # Row: study, column: finding; between 0 and 1
+    "Scores of findings from words, for studies whose vectors are known"
+    from scipy.special import expit
+    queries = np.stack([prompt_vector(model, tok, *o, wrap) for o in asked.values()])   # (f, s)
+    p = expit(np.asarray(vectors) @ queries.T/tau)
+    return pd.DataFrame(p, index=pd.Index(names, name='study'), columns=list(asked))
+
 # %% ../../nbs/44_zeroshot.ipynb #f53c65ed
 def zero_shot_scores(
     model,             # `Refers`
@@ -178,14 +195,11 @@ def zero_shot_scores(
     **kwargs,          # `bs`, `precision` of `study_vectors`
 )->pd.DataFrame:       # Row: study, column: finding; between 0 and 1
     "Scores of findings from words alone; `InputError` for a finding without prompts"
-    from scipy.special import expit
     own = own or {}
     findings = findings or dict.fromkeys([*label_names(df), *own])
     asked = checked_prompts(findings, own)
-    queries = np.stack([prompt_vector(model, tok, *o, wrap) for o in asked.values()])   # (f, s)
     names, v = study_vectors(model, tok, df, store, **kwargs)                           # (n, s)
-    p = expit(v.numpy() @ queries.T/tau)
-    return pd.DataFrame(p, index=pd.Index(names, name='study'), columns=list(asked))
+    return vector_scores(model, tok, names, v, asked, wrap, tau)
 
 # %% ../../nbs/44_zeroshot.ipynb #3d97e14a
 def study_labels(

@@ -35,7 +35,8 @@ from .vision import load_vision, mismatch, VisionEncoder
 # %% ../../nbs/25_hub.ipynb #fc27204c
 _all_ = ['redact_path', 'refuse_pickle', 'model_card'] # found here, too
 REQUIRED = 'model.safetensors', 'config.json'
-FILES = *REQUIRED, 'tokenizer.json', 'README.md', 'words.json', 'tokenizer_config.json'
+FILES = (*REQUIRED, 'tokenizer.json', 'README.md', 'words.json', 'tokenizer_config.json',
+         'films.safetensors')
 
 # %% ../../nbs/25_hub.ipynb #d1343de0
 def own_tensors(
@@ -111,6 +112,8 @@ def write_checkpoint(
     training = redacted(training or {})
     with atomic(folder/'model.safetensors') as p:
         save_file(own_tensors(model), p, metadata={'format': 'pt'})
+    films = getattr(model, 'films', None)   # a summary of what a classifier learnt from
+    if films is not None: save_file(films, folder/'films.safetensors', metadata={'format': 'pt'})
     if tok is not None: tok.save(folder/'tokenizer.json')
     write_tokenizer_config(tok, folder)
     own = getattr(tok, 'encoder_tokenizer', None)
@@ -324,6 +327,8 @@ def load_checkpoint(
     if isinstance(model, PyTorchModelHubMixin):
         model.tokenizer = tok
         model.facts = config['training']
+        films = folder/'films.safetensors'
+        model.films = read_tensors(films) if os.path.lexists(films) else None
     return model.eval(), tok
 
 # %% ../../nbs/25_hub.ipynb #f0e7c408

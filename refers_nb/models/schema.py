@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Layers', 'Heads', 'Width', 'Words', 'Length', 'Place', 'Side', 'Share', 'Name', 'HF_KINDS', 'HF_PASSED', 'Activation',
-           'ARCHITECTURES', 'Resize', 'Strict', 'check_heads', 'VisionNumbers', 'DecoderNumbers', 'HfNumbers',
-           'TextNumbers', 'RefersNumbers', 'ClassifierNumbers', 'SimCLRNumbers', 'RestorerNumbers', 'MaskedNumbers',
-           'DataFacts', 'Training', 'TokenizerNumbers', 'CheckpointConfig', 'fault_in_words', 'check_schema']
+           'ARCHITECTURES', 'Count', 'Ends', 'Note', 'Resize', 'Strict', 'check_heads', 'VisionNumbers',
+           'DecoderNumbers', 'HfNumbers', 'TextNumbers', 'RefersNumbers', 'ClassifierNumbers', 'SimCLRNumbers',
+           'RestorerNumbers', 'MaskedNumbers', 'OperatingPoint', 'Operating', 'DataFacts', 'Training',
+           'TokenizerNumbers', 'CheckpointConfig', 'fault_in_words', 'check_schema']
 
 # %% ../../nbs/21a_schema.ipynb #bbcaf5df
 from typing import Annotated, Literal
@@ -192,6 +193,45 @@ ARCHITECTURES = dict(
     Refers=RefersNumbers, Classifier=ClassifierNumbers, SimCLR=SimCLRNumbers,
     ContextRestorer=RestorerNumbers, MaskedAutoencoder=MaskedNumbers)
 
+# %% ../../nbs/21a_schema.ipynb #4d1a70c2
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Ends = Annotated[list[Share], Field(min_length=2, max_length=2)] | None
+Note = Annotated[str, Field(max_length=300)]
+
+class OperatingPoint(Strict):
+    "Calibration and threshold of one finding, and what was seen of them"
+    method: Literal['platt', 'temperature', 'none']
+    slope: Annotated[float, Field(gt=0, le=1000)]
+    intercept: Annotated[float, Field(ge=-1000, le=1000)]
+    threshold: Share
+    positives: Count
+    negatives: Count
+    note: Note = ''
+    threshold_interval: Ends = None
+    sensitivity: Share | None = None
+    sensitivity_interval: Ends = None
+    specificity: Share | None = None
+    specificity_interval: Ends = None
+    prevalence: Share | None = None
+    prevalence_interval: Ends = None
+    said_before: Share | None = None
+    said_after: Share | None = None
+    error_before: Share | None = None
+    error_before_interval: Ends = None
+    error_after: Share | None = None
+    error_after_interval: Ends = None
+
+# %% ../../nbs/21a_schema.ipynb #4d1a70c3
+class Operating(Strict):
+    "Operating points of a classifier, and the films that they were found on"
+    rule: Name
+    films: Count
+    patients: Count
+    split: Name
+    unit: Literal['image', 'study']
+    tta: bool
+    findings: dict[Name, OperatingPoint]
+
 # %% ../../nbs/21a_schema.ipynb #45983512
 Resize = Literal['letterbox', 'crop', 'squash'] | None
 
@@ -208,6 +248,8 @@ class Training(BaseModel):
     data: DataFacts = DataFacts()
     metrics: dict = {}
     task: Name | None = None
+    operating: Operating | None = None
+    views: Name | None = None
 
 class TokenizerNumbers(Strict):
     "What a checkpoint says of its tokenizers"
