@@ -13,7 +13,7 @@ from refers_nb.evaluation.experiments import efficiency_table, label_efficiency
 from refers_nb.evaluation.represent import probe
 from refers_nb.models.examples import difference, example, EXAMPLES
 from refers_nb.models.hub import checkpoint_config, load_checkpoint
-from refers_nb.models.layouts import folder_facts, open_start, start_arguments
+from refers_nb.models.opening import folder_facts, open_start, start_arguments
 from refers_nb.models.refers import Refers, refers_model
 from refers_nb.models.savings import drop_patches, recompute
 from refers_nb.models.schema import check_schema, VisionNumbers
@@ -63,14 +63,14 @@ TOLD = dict(       # architecture, channels, patch, pooling; what the file was d
     eva_x=('eva02_tiny_patch14_224', 1, 16, 'avg'), eva02=('eva02_tiny_patch14_224', 3, None, 'avg'),
     swin=('swin_tiny_patch4_window7_224', 3, None, None), convnext=('convnext_atto', 3, None, None),
     resnet50=('resnet50', 3, None, None), densenet121=('densenet121', 1, None, None),
-    hybrid=('vit_tiny_r_s16_p8_224', 1, None, None))
+    hybrid=('vit_tiny_r_s16_p8_224', 3, None, None))
 
 @pytest.mark.parametrize('name', EXAMPLES)
 def test_opened_with_the_numbers_of_its_own_library(tmp_path, name):
     drawn = example(name, tmp_path)
     enc = quietly(open_start, drawn.path, drawn.size)
     assert difference(enc, drawn) < 1e-5
-    assert (enc.name, enc.in_chans, enc.given_patch, enc.pool) == TOLD[name]
+    assert (enc.name, enc.in_chans, enc.options.get("patch"), enc.pool) == TOLD[name]
     mean, std = (torch.tensor(o) for o in drawn.tones)
     if enc.mean is None: assert mean.unique().item() == std.unique().item() == .5
     else: assert torch.allclose(torch.tensor(enc.mean), mean) and torch.allclose(torch.tensor(enc.std), std)
@@ -241,7 +241,7 @@ def test_the_reader_knows_better(tmp_path):
 def test_patches_are_never_resized(tmp_path):
     drawn = example('eva_x', tmp_path)
     enc = quietly(vision_encoder, 'eva02_tiny_patch14_224', 64, drawn.path)
-    assert enc.patch == 16 and enc.given_patch == 16
+    assert enc.patch == 16 and enc.options.get("patch") == 16
     state = timm.create_model('vit_tiny_patch16_224', num_classes=0, patch_size=8).state_dict()
     save_file(state, tmp_path/'eight.safetensors')
     assert encoder_from(tmp_path/'eight.safetensors', 64).patch == 8
