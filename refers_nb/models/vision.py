@@ -7,8 +7,7 @@ __all__ = ['TIMM_NAME', 'NAMES_HINT', 'HOUSE_TONE', 'RELEASED_VIT', 'HF_VIT', 'L
            'check_architecture', 'build_timm', 'is_transformer', 'token_side', 'check_side', 'map_tokens', 'check_map',
            'timm_options', 'create_vit', 'check_tones', 'VisionEncoder', 'foreign_names', 'name_groups', 'joined',
            'to_layout', 'from_layout', 'without_classifier', 'timm_names', 'adapt_channels', 'first_kernel',
-           'resize_positions', 'check_patch', 'load_vision', 'is_random', 'vision_encoder', 'fetch_timm',
-           'read_weights']
+           'resize_positions', 'check_patch', 'load_vision', 'vision_encoder', 'fetch_timm', 'read_weights']
 
 # %% ../../nbs/20_vision.ipynb #d90c8c47
 import re
@@ -21,7 +20,7 @@ from fastcore.basics import patch, store_attr
 from torch import nn
 from ..core import InputError
 from ..foreign import shown
-from ..weights import fetch_timm, mismatch, read_weights
+from ..weights import fetch_timm, is_random, mismatch, read_weights
 
 # %% ../../nbs/20_vision.ipynb #6a22a272
 _all_ = ['fetch_timm', 'read_weights'] # found here, too
@@ -55,7 +54,8 @@ def is_transformer(
     vit # timm model
 )->bool:
     "Whether a model has tokens from its first layer on, one for each patch"
-    return hasattr(vit, 'num_prefix_tokens') and hasattr(vit, 'patch_embed')
+    embed = getattr(vit, 'patch_embed', None)
+    return hasattr(vit, 'num_prefix_tokens') and hasattr(embed, 'feat_ratio')
 
 def token_side(
     vit # timm model
@@ -73,8 +73,8 @@ def check_side(
 ):
     "`InputError` names the next sides that an encoder can take"
     if size % side == 0: return
-    below = size//side*side
-    nearest = f'{below} or {below + side}' if below else f'{side}'
+    sides = [o for o in (size//side*side, size//side*side + side) if o]
+    nearest = ' or '.join(map(str, sides))
     raise InputError(f'No encoder `{name}` at {size} pixels: the side must be a multiple of '
                      f'{side}, its patch; take {nearest}')
 
@@ -208,7 +208,6 @@ def as_learnt(self:VisionEncoder,
     if x.shape[1] == 1 and self.in_chans > 1: x = x.expand(-1, self.in_chans, -1, -1)
     return x if self.scale is None else x*self.scale + self.shift
 
-# %% ../../nbs/20_vision.ipynb #082f7217
 @patch(as_prop=True)
 def arguments(self:VisionEncoder)->dict:
     "What an encoder of this kind is built from, without stochastic depth"
@@ -232,7 +231,6 @@ def pooled(self:VisionEncoder,
     if isinstance(self.vit.norm, nn.Identity): patches = self.vit.fc_norm(patches)
     return torch.cat([first[:, None], patches], 1)
 
-# %% ../../nbs/20_vision.ipynb #6431e0b2
 @patch
 def forward(self:VisionEncoder,
     x # Radiographs (n, c, h, w)
@@ -394,8 +392,8 @@ def first_kernel(
 )->str: # Name of a tensor
     "The weights that see the image"
     own = vit.state_dict()
-    layer = (getattr(vit, 'pretrained_cfg', None) or {}).get('first_conv')
-    kernel = f'{layer}.weight'
+    facts = getattr(vit, 'pretrained_cfg', None) or {}
+    kernel = f'{facts.get("first_conv")}.weight'
     return kernel if kernel in own else 'patch_embed.proj.weight'
 
 def resize_positions(
@@ -409,7 +407,6 @@ def resize_positions(
     if of_densenet: return of_densenet(state)
     return getattr(own_module, 'checkpoint_filter_fn', checkpoint_filter_fn)(state, vit)
 
-# %% ../../nbs/20_vision.ipynb #acead430
 def check_patch(
     kernel,     # Weights that see the image, of a file
     own,        # Those of the encoder
@@ -439,13 +436,6 @@ def load_vision(
     if wrong: raise InputError(f'{source} do not fit `{enc.name}`: {wrong}')
     enc.vit.load_state_dict(state)
     return enc
-
-# %% ../../nbs/20_vision.ipynb #2045c853
-def is_random(
-    start # What a reader may give as the start of an encoder
-)->bool:
-    "Whether `start` asks for random weights: 'random', or nothing at all"
-    return start in (None, '', 'random')
 
 # %% ../../nbs/20_vision.ipynb #e9ac95bf
 def vision_encoder(
