@@ -1460,6 +1460,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'refers_nb.foreign.fault_of': ('foreign.html#fault_of', 'refers_nb/foreign.py'),
                                    'refers_nb.foreign.hub_silence': ('foreign.html#hub_silence', 'refers_nb/foreign.py'),
                                    'refers_nb.foreign.is_cached': ('foreign.html#is_cached', 'refers_nb/foreign.py'),
+                                   'refers_nb.foreign.is_counter': ('foreign.html#is_counter', 'refers_nb/foreign.py'),
                                    'refers_nb.foreign.looks_relabelled': ('foreign.html#looks_relabelled', 'refers_nb/foreign.py'),
                                    'refers_nb.foreign.parse_json': ('foreign.html#parse_json', 'refers_nb/foreign.py'),
                                    'refers_nb.foreign.read_json': ('foreign.html#read_json', 'refers_nb/foreign.py'),

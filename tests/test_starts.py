@@ -57,7 +57,7 @@ def quietly(f, *args, **kwargs):
 TOLD = dict(       # architecture, channels, patch, pooling; what the file was drawn from
     dinov2=('vit_small_patch14_dinov2', 3, None, None), dinov2_hf=('vit_small_patch14_dinov2', 1, None, None),
     dinov2_registers_hf=('vit_small_patch14_reg4_dinov2', 3, None, None),
-    dinov3_hf=('vit_small_patch16_dinov3_qkvb', 3, None, None), siglip_hf=('vit_base_patch16_siglip_224', 1, None, 'map'),
+    dinov3_hf=('vit_small_patch16_dinov3_qkvb', 3, None, 'token'), siglip_hf=('vit_base_patch16_siglip_224', 1, None, 'map'),
     openai_clip=('vit_base_patch32_clip_quickgelu_224', 3, None, None), open_clip_trunk=('vit_tiny_patch16_224', 3, None, None),
     masked_autoencoder=('vit_tiny_patch16_224', 3, None, None), normed_mean=('vit_tiny_patch16_224', 1, None, 'avg'),
     eva_x=('eva02_tiny_patch14_224', 1, 16, 'avg'), eva02=('eva02_tiny_patch14_224', 3, None, 'avg'),

@@ -134,7 +134,7 @@ TOLD_IN = 'config.json', 'open_clip_config.json', 'preprocessor_config.json'
 
 def folder_facts(
     folder:Path # Where weights lie
-)->dict:        # Some of name, mean, std, activation
+)->dict:        # Some of name, mean, std, activation, pool, act
     "What configurations of timm, open_clip and transformers say of an encoder"
     own, clip, images = (read_json(folder/o) if (folder/o).exists() else {} for o in TOLD_IN)
     vision = inner(clip, 'model_cfg', 'vision_cfg')
@@ -146,6 +146,9 @@ def folder_facts(
         std=inner(own, 'pretrained_cfg', 'std') or inner(clip, 'preprocess_cfg', 'std')
             or inner(images, 'image_std'))
     facts |= dict(mean=number_list(facts['mean']), std=number_list(facts['std']))
+    pool, act = (inner(own, 'model_args', o) for o in ('global_pool', 'act_layer'))
+    if pool in ('token', 'avg', 'map'): facts['pool'] = pool
+    if act in ('gelu', 'gelu_tanh', 'quick_gelu'): facts['act'] = act
     return {k: v for k, v in facts.items() if v}
 
 # %% ../../nbs/20d_opening.ipynb #c3e50642
@@ -195,22 +198,23 @@ def first_that_fits(
     state:dict,    # Of `renamed`
     layout:Layout, # Its layout
     names,         # timm names
-    source:str     # What to call the weights in an error
+    source:str,    # What to call the weights in an error
+    wanted=None    # Pooling that is known, or None
 )->tuple:          # Name; patch and pooling where they are not those of the name; the model
     "An architecture that weights fit; `InputError` says what does not fit the first one"
     kernel = state.get(layout.kernel)
     patch = kernel.shape[-1] if kernel is not None and kernel.ndim == 4 else None
     reasons = {}
     for name in names:
-        for pool in (None, 'token', 'avg'):
+        for pool in dict.fromkeys((wanted, None, 'token', 'avg')):
             try:
                 vit, other = shell_of(name, patch, pool)
                 wrong = misfit(fitted(state, layout, vit, source), vit)
             except (InputError, RuntimeError, TypeError, AssertionError, ValueError) as e:
                 wrong = str(e)
-            if not wrong: return name, other, pool_of(vit, layout, pool), vit
+            if not wrong: return name, other, pool_of(vit, pool), vit
             reasons.setdefault(name, wrong)
-            if pool is None and not wrong_norm(wrong): break
+            if not wrong_norm(wrong): break
     said = f'any encoder known here: {first_names([*state])}'
     closest = min(reasons, key=lambda o: len(reasons[o]), default=None)
     if closest: said = f'`{closest}`: {reasons[closest]}'
@@ -224,14 +228,12 @@ def wrong_norm(
     return any(f'{o}.weight' in wrong for o in ('norm', 'fc_norm'))
 
 def pool_of(
-    vit,           # timm model that fits
-    layout:Layout, # Layout of the file
-    asked          # Pooling that it was built with, or None
+    vit,  # timm model that fits
+    asked # Pooling that it was built with, or None
 ):                 # Of `VisionEncoder`
     "What comes first, where that is no class token"
     if not is_transformer(vit): return None
-    pool = layout.pool or getattr(vit, 'global_pool', None)
-    if pool == 'token': return asked
+    pool = getattr(vit, 'global_pool', None)
     return pool if pool in ('avg', 'map') else asked
 
 # %% ../../nbs/20d_opening.ipynb #cd343255
@@ -251,13 +253,14 @@ def described(
     said = [o for o in (arch.get('name'), facts.get('name')) if isinstance(o, str)]
     names = said[:1] if strict and said else [*said, *candidates(part, layout)]
     if facts.get('activation') == 'gelu': names = [o.replace('_quickgelu', '') for o in names]
-    name, patch, pool, vit = first_that_fits(part, layout, names, source)
+    pool = layout.pool or arch.get('pool') or facts.get('pool')
+    name, patch, pool, vit = first_that_fits(part, layout, names, source, pool)
     kernel = part.get(layout.kernel)
     tones = tones_of(name, layout, kernel, arch if arch.get('mean') else facts)
     images = channels_and_tones(*tones, arch.get('in_chans'), adds_up(vit))
     act = ACTIVATIONS.get(facts.get('activation'), layout.act) if layout.act else None
-    start = Start(name, layout.title, patch=patch, pool=pool, act=arch.get('act') or act,
-                  dropped=dropped, **images)
+    act = arch.get('act') or facts.get('act') or act
+    start = Start(name, layout.title, patch=patch, pool=pool, act=act, dropped=dropped, **images)
     return start, layout, part
 
 # %% ../../nbs/20d_opening.ipynb #3e55dce4
