@@ -33,6 +33,7 @@ from .evaluation.statistics import auroc_table, delong_test
 from .evaluation.zeroshot import zero_shot
 from .models.generate import generate
 from .models.hub import from_pretrained, load_checkpoint, load_encoder, push_to_hub, save_checkpoint
+from .models.opening import open_start
 from .models.refers import Refers, refers_config, refers_model
 from .models.vision import VisionEncoder, vision_encoder
 from .phantom import Phantoms, phantoms

@@ -217,6 +217,7 @@ def refers_finetune(
     fractions:str=None,     # Shares of the training labels, comma between (paper: 0.01,0.1,1)
     seeds:str=None,         # Seeds, comma between (paper: three)
     against:str='',         # Other starts to compare with: random,imagenet
+    unlike:store_true=False, # They may have other encoders; adds the size and speed of each
     findings:str='',        # Findings, comma between; default: all of the table
     size:int=None,          # Image side, pixels; default: as pre-trained, else [pretrain] size
     steps:int=None,         # Training steps, of every start; default: by the number of labels
@@ -245,6 +246,7 @@ def refers_finetune(
     from refers_nb.comparison import compare_starts, named_starts, named_tables, shared_architecture
     from refers_nb.training.finetune import finetune
     arch, size = shared_architecture(checkpoint, size, s)
+    if unlike: arch, _ = shared_architecture('random', size, s)
     starts = named_starts(checkpoint, against, arch)
     table = named_tables(table)
     findings = [o.strip() for o in findings.split(',') if o.strip()] or None
@@ -257,6 +259,7 @@ def refers_finetune(
         if n_ranks() > 1:
             raise InputError('torchrun and --gpus share one classifier between GPUs: '
                              'train several with --jobs, each on a GPU of its own')
+        if unlike: args['unlike'] = True
         text = compare_starts(table, starts, out, f.fractions, f.seeds, jobs, shard, **args)
     else:
         start = next(iter(starts.values()))

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['KINDS', 'PICKLES', 'MOST_WEIGHTS', 'MOST_HEADER', 'KINDS_OF_NUMBERS', 'LARGEST', 'SCATTER', 'shown', 'check_file',
            'read_text', 'unique_keys', 'parse_json', 'read_json', 'starts_as_pickle', 'refuse_pickle', 'check_header',
-           'tensor_table', 'check_archive', 'looks_relabelled', 'fault_of', 'check_values', 'hub_silence', 'is_cached']
+           'tensor_table', 'check_archive', 'looks_relabelled', 'fault_of', 'is_counter', 'check_values', 'hub_silence',
+           'is_cached']
 
 # %% ../nbs/04_foreign.ipynb #05fedcec
 import json
@@ -191,12 +192,21 @@ def fault_of(
         return 'has numbers of another 16-bit kind than its header says'
     return ''
 
+def is_counter(
+    name:str, # Of a tensor
+    tensor    # The tensor
+)->bool:
+    "Whether a tensor is the number of batches that a batch norm has seen, the one whole number"
+    whole = str(tensor.dtype) == 'torch.int64' and not tensor.ndim
+    return whole and name.endswith('num_batches_tracked')
+
 def check_values(
     state:dict, # Name to tensor
     where       # Names the file in an error
 )->dict:        # `state`
     "`InputError` names the first tensors whose numbers no trained model has"
-    faults = {name: fault_of(tensor) for name, tensor in state.items()}
+    faults = {name: fault_of(tensor) for name, tensor in state.items()
+              if not is_counter(name, tensor)}
     faults = [f'{shown(name)} {fault}' for name, fault in faults.items() if fault]
     if not faults: return state
     more = f' and {len(faults) - 3} more' if len(faults) > 3 else ''

@@ -51,7 +51,7 @@ def attention_tables(
     "Readable attention inside, with its graph; `InputError` if there is no table to read"
     modules = vision.vit.modules()
     layers = [o for o in modules if hasattr(o, 'fused_attn') and hasattr(o, 'attn_drop')]
-    if not layers:
+    if not layers or vision.is_map:
         raise InputError(f'`{vision.name}` has no attention that can be read: '
                          'take a plain vision transformer')
     drops = [o.attn_drop for o in layers]
@@ -74,8 +74,7 @@ def class_token_map(
 ):          # Tensor (n, gh, gw)
     "What the class token (without one: the mean patch) takes from the patches"
     first = vision.prefix                                       # tokens before the patches
-    has_class = getattr(vision.vit, 'cls_token', None) is not None
-    row = rolled[:, 0] if has_class else rolled[:, first:].mean(1)
+    row = rolled[:, 0] if vision.has_class else rolled[:, first:].mean(1)
     return row[:, first:].unflatten(1, tuple(vision.grid))
 
 # %% ../../nbs/45_attend.ipynb #1ce3dfe8

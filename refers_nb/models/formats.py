@@ -16,16 +16,17 @@ import tempfile
 import warnings
 from pathlib import Path
 import torch
+from fastcore.basics import ifnone
 from safetensors.torch import save_file
 from torch import nn
 from ..core import atomic, InputError
 from .refers import Refers, refers_config
 from .schema import check_schema, RefersNumbers
 from refers_nb.models.vision import (
-    from_layout, HF_VIT, load_vision, mismatch, read_weights, RELEASED_VIT, timm_names, to_layout,
-    unwrap,
+    from_layout, HF_VIT, HOUSE_TONE, load_vision, RELEASED_VIT, timm_names, timm_options, to_layout,
     VisionEncoder,
 )
+from ..weights import mismatch, read_weights, unwrap
 
 # %% ../../nbs/25a_formats.ipynb #acba2189
 RELEASED_DECODER = [
@@ -213,19 +214,22 @@ def from_finetuned(
 
 # %% ../../nbs/25a_formats.ipynb #168772a4
 def save_timm(
-    enc,      # `VisionEncoder`
-    out,      # Folder to write
-    mean=.5,  # Mean by which images were normalised, one or per channel (released: ImageNet's)
-    std=.5,   # Their deviation
-)->Path:      # `out`
+    enc,       # `VisionEncoder`
+    out,       # Folder to write
+    mean=None, # Of the images it learnt from, one or per channel; default: the encoder's
+    std=None,  # Their deviation (released code: mean and deviation of ImageNet)
+)->Path:       # `out`
     "Encoder as a folder for timm: `timm.create_model('local-dir:FOLDER', pretrained=True)`"
     from timm.models import save_for_hf
-    def per_channel(value):
+    def per_channel(value, own):
         "One number for each channel"
-        return list(value) if isinstance(value, (tuple, list)) else [value]*enc.in_chans
-    pretrained = dict(input_size=[enc.in_chans, enc.size, enc.size], mean=per_channel(mean),
-                      std=per_channel(std), num_classes=0)
-    options = dict(img_size=enc.size, in_chans=enc.in_chans)
+        value = ifnone(value, own or HOUSE_TONE)
+        value = list(value) if isinstance(value, (tuple, list)) else [value]
+        return value*enc.in_chans if len(value) == 1 else value
+    pretrained = dict(input_size=[enc.in_chans, enc.size, enc.size], num_classes=0,
+                      mean=per_channel(mean, enc.mean), std=per_channel(std, enc.std))
+    options = timm_options(enc.name, enc.size, enc.in_chans, **enc.options)
+    if not hasattr(enc.vit, 'patch_embed'): del options['img_size']   # a convolution takes any
     save_for_hf(enc.vit, str(out), dict(pretrained_cfg=pretrained, model_args=options),
                 safe_serialization=True)
     shutil.copymode(Path(out)/'config.json', Path(out)/'model.safetensors')

@@ -16,7 +16,8 @@ from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
 from .pretrained import HubModel
 from .textenc import freeze, ReportEncoder
-from .vision import is_random, vision_encoder, VisionEncoder
+from .opening import open_start, start_arguments
+from .vision import is_random, VisionEncoder
 
 # %% ../../nbs/24_refers.ipynb #1239c5cd
 class Output(namedtuple('Output', 'logits image_embeds text_embeds view_weights')):
@@ -104,11 +105,13 @@ def refers_model(
     **kwargs              # Arguments of `refers_config`
 )->Refers:
     "A model by preset, its vision encoder at random or from weights"
-    model = Refers(refers_config(preset, **kwargs))
-    if is_random(start): return model
-    vision = model.vision
-    started = vision_encoder(vision.name, vision.size, start, in_chans=vision.in_chans)
-    vision.load_state_dict(started.state_dict())
+    config = refers_config(preset, **kwargs)
+    if is_random(start): return Refers(config)
+    vision = config['vision']
+    vision.update(start_arguments(start, vision))      # its own encoder, where it is another one
+    model = Refers(config)
+    started = open_start(start, vision['size'], model.vision.arguments, strict=True)
+    model.vision.load_state_dict(started.state_dict())
     return model
 
 # %% ../../nbs/24_refers.ipynb #3bcc4389

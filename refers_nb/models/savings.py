@@ -47,7 +47,10 @@ def recompute(
     on:bool=True  # Compute layers twice, or keep what they compute
 )->Refers:        # `model`
     "Have the layers of all three parts computed a second time for their gradient"
-    model.vision.vit.set_grad_checkpointing(on)
+    try: model.vision.vit.set_grad_checkpointing(on)
+    except (AssertionError, AttributeError, NotImplementedError):
+        raise InputError(f'timm cannot compute layers of `{model.vision.name}` twice: '
+                         'leave checkpointing off') from None
     model.decoder.grad_checkpointing = on
     bert = getattr(model.text, 'bert', None)
     if bert is None or not bert.supports_gradient_checkpointing: return model

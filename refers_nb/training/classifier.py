@@ -58,14 +58,13 @@ def on(cls:Classifier,
     frozen=False,          # Train the head alone
 )->Classifier:
     "A classifier of `findings` with the weights of `encoder`"
-    vision = {o: getattr(encoder, o) for o in ('name', 'size', 'in_chans')}
-    self = cls(dict(vision=vision, findings=list(findings), frozen=frozen))
+    self = cls(dict(vision=encoder.arguments, findings=list(findings), frozen=frozen))
     self.vision.load_state_dict(encoder.state_dict())
     return self
 
 @patch(cls_method=True)
 def from_start(cls:Classifier,
-    start,        # 'random', 'imagenet', a checkpoint folder, timm weights or a timm name
+    start,        # 'random', 'imagenet', a checkpoint folder, a file of weights or a timm name
     findings,     # Names
     frozen=False, # Train the head alone
     size=None,    # Image side in pixels; default: as pre-trained, else 224

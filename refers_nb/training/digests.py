@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from ..data.loaders import Augment
 from ..data.studies import table_digest
+from ..models.opening import IN_FOLDERS, TOLD_IN
 from .starts import ARCH, preset_of, resolve_start
 
 # %% ../../nbs/30b_digests.ipynb #52b134bd
@@ -19,7 +20,7 @@ def start_digest(
 )->str:  # 16 hexadecimal digits
     "First digits of the SHA-256 of a file or of a checkpoint folder; of the text where it is no path"
     path = Path(str(path)).expanduser()
-    files = sorted(path/o for o in ('config.json', 'model.safetensors') if (path/o).exists())
+    files = sorted(path/o for o in (*TOLD_IN, *IN_FOLDERS) if (path/o).exists())
     if path.is_file(): files = [path]
     h = hashlib.sha256(b'' if files else str(path).encode())
     for o in files: h.update(o.read_bytes())

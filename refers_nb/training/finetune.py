@@ -145,7 +145,10 @@ def layer_groups(
     from timm.models import group_parameters
     vit = encoder.vit
     groups = group_parameters(vit, vit.group_matcher(coarse=False))
-    return [[vit.get_parameter(name) for name in groups[i]] for i in sorted(groups)]
+    lists = [[vit.get_parameter(name) for name in groups[i]] for i in sorted(groups)]
+    if sum(map(len, lists)) == len(list(vit.parameters())): return lists
+    raise InputError(f'timm does not group all layers of `{encoder.name}` by depth: '
+                     'leave layer_decay off')
 
 def classifier_groups(
     model,         # `Classifier`
@@ -221,7 +224,7 @@ FINETUNE_LIMITS = dict(
 @delegates(classifier_learner, but='dtype,studies')
 def finetune_learner(
     table,            # Study table with labels: DataFrame, Parquet file, or folder by `prepare`
-    start='random',   # 'random', 'imagenet', a checkpoint folder, timm weights or a timm name
+    start='random',   # 'random', 'imagenet', a checkpoint folder, a file of weights or a timm name
     store=None,       # Image store or its folder; default: beside the table
     findings=None,    # Findings, default: all of the table
     fraction=1.,      # Share of the training labels (paper: 0.01, 0.1, 1)
@@ -411,7 +414,7 @@ def finetune_in(
 @delegates(finetune_learner)
 def finetune(
     table,          # Study table with labels: DataFrame, Parquet file, or folder by `prepare`
-    start='random', # 'random', 'imagenet', a checkpoint folder, timm weights or a timm name
+    start='random', # 'random', 'imagenet', a checkpoint folder, a file of weights or a timm name
     out=None,       # Folder for predictions, AUROC, history, classifier and run record
     patience=None,  # Stop after this many validations without a better one
     tta=False,      # Test each image and its mirror image, and average the probabilities

@@ -25,7 +25,7 @@ from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
 from ..models.refers import PRESETS, refers_config, refers_model
 from ..models.savings import drop_patches, recompute
-from ..models.vision import vision_encoder
+from ..models.opening import start_arguments
 from ..ranks import is_first, n_ranks, on_first
 from ..runs import completed_checkpoint, run_once, run_record, Stop
 from ..settings import check_numbers, check_values, default
@@ -324,8 +324,8 @@ def stand_ins(
     args = copy(args)
     notes = dict(start=args.start)
     text = getattr(args, 'text', {}).get('name')
-    vision = refers_config(args.preset)['vision']['name']
-    missing = found(vision_encoder, vision, args.size, args.start, in_chans=1)
+    vision = refers_config(args.preset)['vision']
+    missing = found(start_arguments, args.start, vision) if args.weights else ''
     if missing: args.start = 'random'
     notes['start'] += missing
     if text is None: return args, notes
