@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['process_group', 'n_ranks', 'rank', 'is_first', 'told', 'on_first', 'agree', 'gather_objects', 'heard_once', 'is_lost',
-           'fails_first', 'numbered', 'ranks', 'own_gpu', 'failed_rank', 'run_ranks', 'start_ranks']
+           'fails_first', 'numbered', 'ranks', 'own_gpu', 'device_of_process', 'failed_rank', 'run_ranks',
+           'start_ranks']
 
 # %% ../nbs/02b_ranks.ipynb #cbd517fa
-import logging, os, signal, sys, time, uuid, warnings
+import logging, os, re, signal, sys, time, uuid, warnings
 from contextlib import contextmanager, redirect_stdout
+from multiprocessing import current_process
 from pathlib import Path
 from .core import ENDING, InputError, say
 
@@ -165,6 +167,19 @@ def own_gpu(
     if local < gpus: return local
     raise InputError(f'this machine has {gpus} GPUs, and more processes were started on it: '
                      f'start {gpus}, or take --device cpu')
+
+# %% ../nbs/02b_ranks.ipynb #a799e52d
+def device_of_process(
+    device:str,   # auto, cpu, cuda or cuda:N: what was asked for
+    process=None, # Name of the process, by joblib `LokyProcess-3`; default: of this one
+    gpus=None     # That this machine has; default: as torch counts them
+)->str:
+    "What a process computes on: one of several GPUs, unless it is the only process or one was named"
+    import torch
+    number = re.search(r'-(\d+)$', process or current_process().name)
+    gpus = torch.cuda.device_count() if gpus is None else gpus
+    if device not in ('auto', 'cuda') or gpus < 2 or number is None: return device
+    return f'cuda:{(int(number[1]) - 1) % gpus}'
 
 # %% ../nbs/02b_ranks.ipynb #c76b3500
 def failed_rank(
