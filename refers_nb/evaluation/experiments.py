@@ -222,8 +222,8 @@ def start_facts(
 )->pd.DataFrame: # dataset, init, `FACTS`
     "Size and speed of the encoder of every start, measured once"
     path = out/'starts.csv'
-    text = dict(dtype=dict(dataset=str, init=str, weights=str), keep_default_na=False)
-    known = pd.read_csv(path, **text).to_dict('records') if path.exists() else []
+    words = dict(dtype=dict(dataset=str, init=str, weights=str), keep_default_na=False)
+    known = pd.read_csv(path, **words).to_dict('records') if path.exists() else []
     rows = {(o['dataset'], o['init'], o['weights']): o for o in known}
     for o in {(o.dataset, o.init): o for o in planned}.values():
         key = o.dataset, o.init, start_digest(o.start)
@@ -268,7 +268,6 @@ def write_results(
     out,  # Folder
 ):
     "Write results.csv and predictions.parquet of every data set, and one results.csv of all"
-    keys = ['init', 'fraction', 'seed']
     for name, g in rows.groupby('dataset', sort=False):
         parts = []
         for o in g.itertuples():
@@ -276,8 +275,8 @@ def write_results(
             parts.append(own.assign(init=o.init, fraction=o.fraction, seed=o.seed))
         predictions = pd.concat(parts)
         with atomic(out/name/'predictions.parquet') as p: predictions.to_parquet(p, index=False)
-        columns = [o for o in (*keys, 'auroc', *FACTS) if o in g]
-        with atomic(out/name/'results.csv') as p: g[columns].to_csv(p, index=False)
+        table = g.drop(columns=['dataset', 'path'])
+        with atomic(out/name/'results.csv') as p: table.to_csv(p, index=False)
     if set(rows['dataset']) == {''}: return
     with atomic(out/'results.csv') as p: rows.drop(columns='path').to_csv(p, index=False)
 

@@ -224,7 +224,9 @@ def check_fit(
 ):
     "`InputError` names every key that does not fit"
     wrong = mismatch(own_tensors(model), state)
-    if wrong: raise InputError(f'{path} is of another architecture: {wrong}')
+    name = getattr(getattr(model, 'vision', None), 'name', '')
+    said = f'; its configuration says `{name}`' if name else ''
+    if wrong: raise InputError(f'{path} is of another architecture: {wrong}{said}')
 
 def fill_model(
     model,     # Model to fill, in place

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from ..core import InputError
 from ..foreign import check_archive, check_file, check_values, MOST_WEIGHTS
-from .vision import vision_encoder, VisionEncoder
+from .vision import VisionEncoder
 from ..weights import first_names
 
 # %% ../../nbs/20b_npz.ipynb #727f6154
