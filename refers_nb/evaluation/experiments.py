@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'Trial', 'run_trial', 'DataSet', 'check_names', 'data_sets', 'tables_by_seed', 'trials', 'StartEncoder',
-           'start_encoder', 'check_alike', 'check_tables', 'starts_left_out', 'start_facts', 'shard_of', 'read_done',
-           'write_results', 'remove_tables', 'clear_trials', 'finished_table', 'check_call', 'run_trials',
-           'label_efficiency', 'efficiency_table', 'draw_start', 'panel_axes', 'plot_label_efficiency']
+           'start_encoder', 'check_alike', 'check_tables', 'starts_left_out', 'shard_of', 'read_done', 'write_results',
+           'remove_tables', 'clear_trials', 'finished_table', 'check_call', 'run_trials', 'label_efficiency',
+           'efficiency_table', 'draw_start', 'panel_axes', 'plot_label_efficiency']
 
 # %% ../../nbs/43_experiments.ipynb #1907f028
 import itertools, json, numbers, re, warnings
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from fastcore.meta import delegates
 from ..core import InputError, atomic
 from ..data.checked import has_rows, read_parquet, read_record
-from .encoders import encoder_facts
+from .encoders import start_facts
 from .fingerprint import (
     data_digest, existing_path, inputs_digest, start_digest, start_of_trial)
 from ..locks import clear_left_overs, own_folder
@@ -213,27 +213,6 @@ def starts_left_out(
     if reasons and set(reasons) == {o.init for o in planned}:
         raise InputError('; '.join(dict.fromkeys(reasons.values())))
     return reasons
-
-# %% ../../nbs/43_experiments.ipynb #956c276f
-def start_facts(
-    planned, # `Trial`s
-    out,     # Folder, with those of an earlier call in `starts.csv`
-    device,  # To measure on
-)->pd.DataFrame: # dataset, init, `FACTS`
-    "Size and speed of the encoder of every start, measured once"
-    path = out/'starts.csv'
-    words = dict(dtype=dict(dataset=str, init=str, weights=str), keep_default_na=False)
-    known = pd.read_csv(path, **words).to_dict('records') if path.exists() else []
-    rows = {(o['dataset'], o['init'], o['weights']): o for o in known}
-    for o in {(o.dataset, o.init): o for o in planned}.values():
-        key = o.dataset, o.init, start_digest(o.start)
-        if key in rows: continue
-        encoder = encoder_from(o.start, o.kwargs.get('size'), o.kwargs.get('arch'))
-        rows[key] = dict(zip(('dataset', 'init', 'weights'), key)) | encoder_facts(encoder, device)
-    wanted = {(o.dataset, o.init, start_digest(o.start)) for o in planned}
-    res = pd.DataFrame([o for key, o in rows.items() if key in wanted])
-    with atomic(path) as p: res.to_csv(p, index=False)
-    return res.drop(columns='weights')
 
 # %% ../../nbs/43_experiments.ipynb #ba804281
 def shard_of(
