@@ -1,5 +1,5 @@
 "Every encoder that people have, as a start: opened with the numbers of its own library, trained, saved, opened again"
-import json, re, warnings
+import json, warnings
 
 import pandas as pd, pytest, timm, torch
 from safetensors.torch import load_file, save_file
@@ -46,6 +46,11 @@ def resnet(tmp_path):
     return tmp_path/'net.pth'
 
 
+QUICK = 'masked_autoencoder', 'normed_mean', 'eva_x', 'convnext', 'densenet121', 'hybrid'
+trained = pytest.mark.parametrize(
+    'name', [pytest.param(o, marks=() if o in QUICK else pytest.mark.slow) for o in EXAMPLES])
+
+
 def quietly(f, *args, **kwargs):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', UserWarning)
@@ -65,7 +70,7 @@ TOLD = dict(       # architecture, channels, patch, pooling; what the file was d
     resnet50=('resnet50', 3, None, None), densenet121=('densenet121', 1, None, None),
     hybrid=('vit_tiny_r_s16_p8_224', 3, None, None))
 
-@pytest.mark.parametrize('name', EXAMPLES)
+@each
 def test_opened_with_the_numbers_of_its_own_library(tmp_path, name):
     drawn = example(name, tmp_path)
     enc = quietly(open_start, drawn.path, drawn.size)
@@ -79,7 +84,7 @@ def test_opened_with_the_numbers_of_its_own_library(tmp_path, name):
 
 
 @pytest.mark.parametrize('name, words', [
-    ('dinov2', ['mask_token']), ('openai_clip', ['logit_scale', 'transformer.resblocks.0.ln_1.weight', 'visual.proj']),
+    ('dinov2', ['mask_token']), pytest.param('openai_clip', ['logit_scale', 'transformer.resblocks.0.ln_1.weight', 'visual.proj'], marks=pytest.mark.slow),
     ('open_clip_trunk', ['logit_scale', 'visual.head.proj.weight']), ('masked_autoencoder', ['decoder_embed.weight']),
     ('eva_x', ['lm_head.weight', 'rope.freqs_cos']), ('swin', ['omni_heads.0.weight']), ('densenet121', ['op_threshs'])])
 def test_what_is_left_out_is_said(tmp_path, name, words):
@@ -115,7 +120,7 @@ def test_open_clip_itself(tmp_path):
 
 # Trained, saved, opened again
 
-@each
+@trained
 def test_ten_steps_saved_and_opened_again(tmp_path, data, name):
     "By us, bit for bit; and by timm without us, to the same tokens"
     drawn = example(name, tmp_path)
