@@ -25,7 +25,7 @@ from .training.classifier import Classifier
 from .training.finetune import CLASSIFIER_TEXT, study_means
 from .training.metrics import auroc
 from .training.operating import (
-    cross_fitted, fewest, operating_points, points_of, read_rule, Scale)
+    cross_fitted, fewest, LEAST_PATIENTS, operating_points, points_of, read_rule, Scale)
 from .training.reliability import calibration_error, error_interval, kind_of_labels
 
 # %% ../nbs/52a_calibrate.ipynb #817439a9
@@ -106,9 +106,10 @@ def why_not(
     known = ~np.isnan(t)
     kind = kind_of_labels(t)
     if kind: return f'{kind} in {known.sum()} films'
+    few = fewest(t[known], patients[known])
+    if few < LEAST_PATIENTS: return f'{few} patients of the rarer kind, at least {LEAST_PATIENTS}'
     area = auroc(t, prob)[0]
-    if area <= .5: return f'AUROC {area:.2f} on {known.sum()} films'
-    return ''
+    return f'AUROC {area:.2f} on {known.sum()} films' if area <= .5 else ''
 
 def kept_point(
     operating, # The old points, or None

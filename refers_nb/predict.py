@@ -181,7 +181,7 @@ def write_maps(self:Answerer,
     "Draw what spoke for the most probable finding of each"
     p = self.points.calibrated(said.probs)
     best = p.argmax(1)
-    maps = looked_at(self.model, said.x, best)
+    maps = looked_at(self.model, said.x, best).numpy()
     for i, j in enumerate(best):
         line = f'{self.findings[j]} {p[i, j]:.2f}, threshold {self.points.threshold[j]:.2f}'
         title = f'{os.path.basename(names[i])[-50:]}\n{line}'.replace('$', r'\$')

@@ -1,6 +1,4 @@
 "What tests of answers share: a small classifier of phantoms in a run folder, commands as scripts, hospitals that differ"
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -54,7 +54,7 @@ def film_of(i, coding, height, width, seed):
 def dicom_folder(out, n, broken, height=256, width=208, seed=5):
     """Write `n` files in folders of 100, `broken` of them spoilt; the numbers of these
 
-    Every fifth is MONOCHROME1, some have no ending. There are 75 pictures, each coding three times; the rest are copies.
+    Every fifth is MONOCHROME1, some have no ending. Each coding comes three times, with another picture; what is more are copies.
     """
     out = Path(out)
     bad = sorted(random.Random(seed).sample(range(n), broken))

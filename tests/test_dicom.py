@@ -1,5 +1,5 @@
 "DICOM of every kind: shown as the standard says, or refused with the path and a reason"
-import copy, io, itertools, random, warnings
+import copy, io, itertools, random, struct, warnings
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from radiograph_files import close, dataset, dicom, grey, jpeg, png, table
 
 from refers_nb.core import InputError
 from refers_nb.data.card import describe
-from refers_nb.data.dicom import dicom_view, show_dicom
+from refers_nb.data.dicom import coded_sizes, dicom_view, show_dicom
 from refers_nb.data.grey import resize, to_grey
 from refers_nb.data.radiograph import read_radiograph
 from refers_nb.data.store import ImageStore
@@ -270,6 +270,15 @@ def test_missing_photometric_interpretation(tmp_path, grey):
 
 HEADERS = [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian,
            ExplicitVRBigEndian, JPEG2000Lossless]
+
+@pytest.mark.parametrize('syntax', [RLELossless, JPEGLSLossless], ids=lambda o: o.keyword)
+def test_the_mark_of_jpeg_2000_within_the_pixels_of_another_coding_is_chance(tmp_path, syntax):
+    x = np.tile([0xff, 0x4f, 0xff, 0x51, 1, 2, 3, 4], 32).reshape(16, 16).astype(np.uint8)
+    assert read_radiograph(dicom(tmp_path/'a.dcm', x, 8, syntax=syntax)).shape == (16, 16)
+    assert not [*coded_sizes(b'\0'*64 + b'\xff\x4f\xff\x51' + bytes(60))]
+    whole = b'\xff\x4f\xff\x51\0\x29\0\0' + struct.pack('>II', 640, 480) + bytes(24) + struct.pack('>H', 3) + bytes(20)
+    assert [*coded_sizes(whole)] == [*coded_sizes(b'\0\0\0\x0cjP  ' + bytes(40) + whole)] == [(640, 480, 3)]
+
 
 @pytest.mark.parametrize('syntax', HEADERS, ids=lambda o: o.keyword)
 def test_view_of_a_header(tmp_path, grey, syntax):

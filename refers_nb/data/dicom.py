@@ -90,7 +90,8 @@ def coded_sizes(
     frame:bytes # A JPEG of any kind, or JPEG 2000
 ):              # Yields (width, height, channels)
     "The sizes that a compressed image claims"
-    at = frame.find(b'\xff\x4f\xff\x51') # JPEG 2000
+    is_jp2 = frame[:4] == b'\xff\x4f\xff\x51' or frame[4:8] == b'jP  ' # else it is there by chance
+    at = frame.find(b'\xff\x4f\xff\x51') if is_jp2 else -1
     if at >= 0 and len(frame) >= at + 42:
         width, height = struct.unpack('>II', frame[at+8:at+16])
         yield width, height, struct.unpack('>H', frame[at+40:at+42])[0]

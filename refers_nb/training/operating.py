@@ -60,7 +60,7 @@ def logistic(
     return float(fit.coef_[0, 0]), float(np.ravel(fit.intercept_)[0])
 
 # %% ../../nbs/31e_operating.ipynb #eee39cf1
-LEAST_PATIENTS = 5 # Of either kind, for two numbers
+LEAST_PATIENTS = 3 # Of either kind
 METHODS = 'auto', 'platt', 'temperature', 'none'
 
 def fewest(
@@ -78,9 +78,8 @@ def fit_scale(
 )->Scale:
     "The calibration that so many films allow; the method is 'none' where they allow none"
     if method not in METHODS: raise InputError(f'calibration {method!r}: {", ".join(METHODS)}')
-    few = fewest(t, patients)
-    if method == 'auto': method = 'platt' if few >= LEAST_PATIENTS else 'temperature'
-    if method == 'none' or not few: return Scale()
+    if method == 'none' or fewest(t, patients) < LEAST_PATIENTS: return Scale()
+    if method == 'auto': method = 'platt'
     slope, intercept = logistic(t, prob, method == 'platt')
     return Scale(method, slope, intercept) if slope > 0 else Scale()
 
@@ -218,10 +217,11 @@ def operating_point(
     note = kind_of_labels(t)
     if note: return dict(**Scale()._asdict(), threshold=.5, **counts, note=note)
     scale = fit_scale(t, prob, patients, method)
-    area = auroc(t, prob)[0]
-    if scale.method == 'none' and method != 'none':
-        note = f'not calibrated: the AUROC on these films is {area:.2f}'
-    elif fewest(t, patients) < 10: note = 'few patients: see the intervals'
+    few = fewest(t, patients)
+    if few < LEAST_PATIENTS: note = f'not calibrated: {few} patients of the rarer kind'
+    elif scale.method == 'none' and method != 'none':
+        note = f'not calibrated: the AUROC on these films is {auroc(t, prob)[0]:.2f}'
+    elif few < 10: note = f'few patients ({few} of the rarer kind): see the intervals'
     point = threshold_point(t, scale(prob), patients, rule)
     after = cross_fitted(t, prob, patients, method)
     facts = calibration_facts(t, prob, after, patients)
