@@ -70,6 +70,7 @@ def encoder_from(
 )->VisionEncoder:
     "The encoder of a start; `InputError` if it is missing, damaged, no weights or does not fit"
     arch = ARCH | (arch or {})
+    arch.pop('size', None)                                  # `size` says it
     start = resolve_start(start, preset_of(arch['name']))
     if start == 'random': return VisionEncoder(size=size or 224, **arch)
     if holds_weights(start): return open_start(start, size or 224, arch)
