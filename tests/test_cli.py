@@ -219,7 +219,7 @@ def test_bad_input_is_one_line(data, tmp_path, call):
            (('refers-pretrain', table, x, '--start', tmp_path/'encoder.pth'), 'encoder.pth'),
            (('refers-pretrain', table, x, *random, '--method', 'jigsaw'), "'jigsaw'"),
            (('refers-pretrain', table, x, *random, '--method', 'mae', '--tau', '0.1'), 'read reports'),
-           (('refers-finetune', table, tmp_path/'encoder.pth', x), 'pickle'),
+           (('refers-finetune', table, tmp_path/'encoder.pth', x), 'do not fit'),
            (('refers-finetune', table, tmp_path/'gone', x), 'no checkpoint'),
            (('refers-finetune', table, ckpt, x, '--findings', 'gout'), 'gout'),
            (('refers-finetune', table, ckpt, x, '--fractions', '2'), 'fractions'),
