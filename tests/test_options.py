@@ -66,7 +66,7 @@ def test_options_of_a_source_are_converted_as_it_annotates_them(call, tmp_path):
     (['--seed', 2**64], 'seed'), (['--seed', 2**63], 'seed'), (['--seed', -1], 'seed'), (['--vocab', -5], 'vocab is -5'),
     (['--vocab', 0], 'vocab is 0'), (['--vocab', 10**12], 'vocab is'), (['--device', 'cuda:999'], 'cuda:999'), (['--device', 'tpu'], 'device'),
     (['--device', ''], 'device'), (['--precision', 'fp8'], 'precision'), (['--lr', 'inf'], 'lr = inf'), (['--lr', 'nan'], 'lr = nan'),
-    (['--lr', -1], 'lr = -1'), (['--wd', 'inf'], 'wd = inf'), (['--size', 33], 'take 48'), (['--size', 0], 'size = 0'),
+    (['--lr', -1], 'lr = -1'), (['--wd', 'inf'], 'wd = inf'), (['--size', 33], 'take 32 or 48'), (['--size', 0], 'size = 0'),
     (['--size', 10**7], 'size'), (['--bs', 0], 'bs = 0'), (['--bs', 10**9], 'bs'), (['--epochs', 0], 'epochs = 0'), (['--epochs', -1], 'epochs'),
     (['--epochs', 10**400], 'epochs'), (['--accum', 0], 'accum'), (['--accum', 1000], 'take a smaller accum or bs'),
     (['--accum', 4, '--bs', 16], 'take a smaller accum or bs'), (['--warmup', 1.5], 'warmup'), (['--tau', 0], 'tau'), (['--tau', 'inf'], 'tau'),
