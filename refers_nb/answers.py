@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .core import atomic, cli_errors, InputError, say
-from .locks import clear_left_overs, file_lock
+from .locks import clear_left_overs, file_lock, file_to_write
 from .settings import check_numbers, settings
 
 # %% ../nbs/52b_answers.ipynb #19efd232
@@ -33,10 +33,7 @@ def check_output(
 )->Path:
     "`InputError` for a file that is no table of answers, or has another ending"
     if out is None: raise InputError('--out FILE: give the CSV or Parquet file to write')
-    path = Path(out).expanduser()
-    if path.suffix.lower() not in ('.csv', '.parquet'):
-        raise InputError(f'--out {path}: expected a file that ends in .csv or .parquet')
-    if path.is_dir(): raise InputError(f'--out {path} is a folder: give a file')
+    path = file_to_write(out, '.csv', '.parquet')
     if not path.exists(): return path
     columns = table_columns(path)
     answers = [o for o in columns if o.startswith('probability:')]
@@ -82,7 +79,8 @@ def rows_to(
     with file_lock(path.with_name(f'.{path.name}.lock'), refusal):
         clear_left_overs(path.parent, path.name)
         with atomic(path) as tmp:
-            rows = (ParquetRows if path.suffix.lower() == '.parquet' else CsvRows)(tmp)
+            is_parquet = path.suffix.lower() == '.parquet'
+            rows = ParquetRows(tmp) if is_parquet else CsvRows(tmp)
             try: yield rows
             finally: rows.close()
 

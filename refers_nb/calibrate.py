@@ -19,7 +19,8 @@ from .data.studies import label_names, read_studies, SPLITS, table_file
 from .films import decoded, Films, PART, parts_of, ready_store
 from .locks import file_lock
 from .models.hub import save_checkpoint
-from .predict import answer_part, Answerer, classifier_folder, load_classifier
+from .predict import (
+    answer_part, Answerer, classifier_folder, counted, load_classifier)
 from .runs import progress
 from .training.classifier import Classifier
 from .training.finetune import CLASSIFIER_TEXT, study_means
@@ -78,9 +79,10 @@ def answer_labelled(
     store = None if prepared is None else ready_store(prepared, names, answerer.spec)
     films = Films(names, df.attrs['root'], store=store)
     parts = []
-    for ends in progress(list(parts_of(films, PART)), desc='films'):
-        batches = decoded(films, *ends, answerer.spec, workers)
-        parts.append(answer_part(answerer, films, ends, ends[0], batches, bs))
+    with progress(total=len(films), desc='films') as bar:
+        for ends in parts_of(films, PART):
+            batches = counted(decoded(films, *ends, answerer.spec, workers), bar)
+            parts.append(answer_part(answerer, films, ends, ends[0], batches, bs))
     why = [o for part in parts for o in part.rejected]
     rejected = [(path, o) for path, o in zip(names, why) if o]
     good = np.array([not o for o in why])

@@ -421,17 +421,14 @@ def refers_report(
 
     from refers_nb.core import get_device
     from refers_nb.models.generate import file_views, generate
-    from refers_nb.models.hub import checkpoint_config, checkpoint_folder, load_checkpoint
+    from refers_nb.models.hub import (
+        checkpoint_config, checkpoint_folder, load_checkpoint, recorded_form)
     folder = checkpoint_folder(checkpoint)
     model, tok = load_checkpoint(folder)
     if tok is None:
         raise InputError(f'{checkpoint} has no tokenizer, so its tokens cannot be read as words')
-    training = checkpoint_config(folder).get('training') or {}
-    data = training.get('data', {})
-    stored = stored or data.get('stored') or 256
-    recorded = data.get('resize_mode') or data.get('fit')     # the name in older checkpoints
-    resize_mode = resize_mode or recorded or 'letterbox'
-    views, mask = file_views(model, images, stored, resize_mode)
+    stored, resize_mode = recorded_form(checkpoint_config(folder)['training'], stored, resize_mode)
+    views, mask = file_views(model, images, stored or 256, resize_mode or 'letterbox')
     model = model.to(get_device(s.run.device))
     how = dict(beams=beams, max_len=max_len, no_repeat=no_repeat)
     res = generate(model, views, mask, tok, s.run.precision, bool(attention), **how)

@@ -19,10 +19,9 @@ from torch import nn
 import refers_nb
 from .core import atomic, InputError
 from .data.augment import Augment
-from .foreign import check_file, read_json
+from .foreign import check_file, parse_json, read_json
 from .locks import check_text, clear_left_overs, file_lock, made_folder
-from .models.hub import (
-    checkpoint_config, load_checkpoint, load_encoder)
+from .models.hub import checkpoint_config, load_checkpoint, load_encoder, recorded_form
 from .predict import classifier_folder
 from .training.classifier import Classifier
 from .training.digests import start_digest
@@ -106,9 +105,7 @@ def stored_form(
     resize_mode=None, # letterbox, crop or squash; default: as recorded
 )->tuple:             # Side and mode
     "How the films that a model learnt from were stored; `InputError` where nobody says"
-    data = config['training'].get('data') or {}
-    stored = stored or data.get('stored')
-    resize_mode = resize_mode or data.get('resize_mode') or data.get('fit')
+    stored, resize_mode = recorded_form(config['training'], stored, resize_mode)
     if not stored or not resize_mode:
         raise InputError('the checkpoint does not say how its films were stored: give their side '
                          '(--stored) and how they were made square (--resize-mode)')
@@ -253,7 +250,7 @@ def told_by(
     except InputError: raise
     except Exception: return {}                                 # no protocol buffer, or another
     facts = {o.key: o.value for o in model.metadata_props}.get('refers_nb')
-    return json.loads(facts) if facts else {}
+    return parse_json(facts, f'{path}, its description') if facts else {}
 
 def check_place(
     out:Path # ONNX file to write

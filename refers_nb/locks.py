@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['open_locks', 'owned', 'LEFT_OVER', 'forget_locks', 'try_lock', 'open_locked', 'file_lock', 'clear_left_overs',
-           'check_text', 'made_folder', 'own_folder']
+           'check_text', 'made_folder', 'own_folder', 'file_to_write']
 
 # %% ../nbs/02a_locks.ipynb #80c6e5b7
 import os, re, threading, warnings
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from .core import InputError
 
 # %% ../nbs/02a_locks.ipynb #3b7a9d54
@@ -124,3 +125,19 @@ def own_folder(
         owned.add(key)
         try: yield
         finally: owned.discard(key)
+
+# %% ../nbs/02a_locks.ipynb #54a289b0
+def file_to_write(
+    name,         # What was given for it
+    *endings:str, # What it may end in: .png
+)->Path:
+    "`InputError` for a folder, another ending, or a folder above it that cannot be written"
+    check_text(name)
+    path = Path(name).expanduser()
+    if path.suffix.lower() not in endings:
+        raise InputError(f'{path}: expected a file that ends in {" or ".join(endings)}')
+    if path.is_dir(): raise InputError(f'{path} is a folder: expected a file to write')
+    try:
+        with made_folder(path.parent), TemporaryFile(dir=path.parent): return path
+    except OSError as e:
+        raise InputError(f'{path} cannot be written ({e.strerror}): choose another folder') from None

@@ -25,7 +25,7 @@ from .data.store import StoreSpec
 from .data.views import denormalise
 from .evaluation.attend import attention_tables, gradient_attention, show_map
 from .films import decoded, Films, films_of, Images, PART, parts_of, readable
-from .models.hub import backup_name, checkpoint_folder, load_checkpoint
+from .models.hub import backup_name, checkpoint_folder, load_checkpoint, recorded_form
 from .runs import progress
 from .settings import check_numbers
 from .training.classifier import Classifier, ClassifierLearner, mirror_places, see
@@ -68,13 +68,11 @@ class Answerer:
         precision='auto',
     ):
         facts = model.facts or {}
-        data = facts.get('data') or {}
         self.operating = facts.get('operating')
         found_with = bool((self.operating or {}).get('tta'))
         self.tta = found_with if tta is None else bool(tta)
         if self.tta: mirror_places(model.config['findings'])
-        recorded = data.get('resize_mode') or data.get('fit')
-        side, mode = stored or data.get('stored'), resize_mode or recorded
+        side, mode = recorded_form(facts, stored, resize_mode)
         self.spec = StoreSpec(side or 256, mode or 'letterbox')
         self.frontal = facts.get('views', 'frontal') == 'frontal'
         self.findings = list(model.config['findings'])
@@ -84,22 +82,32 @@ class Answerer:
         self.dtype = get_dtype(precision, self.device)
         self.model = model.to(self.device).eval()
         self.batch = Augment(model.vision.size)
-        self.notes = [*self.doubts(side, mode, found_with)]
+        self.notes = [*self.doubts_of_images(side, mode), *self.doubts_of_points(found_with)]
 
 # %% ../nbs/52_predict.ipynb #e3e2dca5
 @patch
-def doubts(self:Answerer, stored, resize_mode, found_with):
-    "Yield what a reader of the answers should know"
-    if not self.points.kept:
-        yield ('the checkpoint has no thresholds: 0.5 for every finding, not calibrated '
-               '(refers-calibrate finds them)')
+def doubts_of_images(self:Answerer,
+    stored,      # Side of the stored images, or None
+    resize_mode, # How they were made square, or None
+):
+    "Yield what a reader should know of the images that are looked at"
     if stored is None or resize_mode is None:
         yield (f'the checkpoint does not tell how its images were made: '
                f'{self.spec.size} pixels and {self.spec.resize_mode} (options stored, resize_mode)')
     if self.likeness is None:
         yield 'the checkpoint has no summary of its films: unlike ones are not noticed'
-    if self.points.kept and found_with != self.tta:
-        used, found = ('with' if o else 'without' for o in (self.tta, found_with))
+
+@patch
+def doubts_of_points(self:Answerer,
+    found_with:bool # Mirror images were looked at when the thresholds were found
+):
+    "Yield what a reader should know of thresholds and probabilities"
+    if not self.points.kept:
+        yield ('the checkpoint has no thresholds: 0.5 for every finding, not calibrated '
+               '(refers-calibrate finds them)')
+    elif found_with != self.tta:
+        found = 'with' if found_with else 'without'
+        used = 'with' if self.tta else 'without'
         yield f'thresholds were found {found} mirror images, and are used {used}'
     points = (self.operating or {}).get('findings', {})
     notes = {name: points.get(name, {}).get('note') for name in self.findings}

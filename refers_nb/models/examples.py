@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HALF', 'SMALL', 'OPENAI_NAMES', 'EXAMPLES', 'Example', 'shaken', 'write_state', 'as_expected', 'timm_model', 'dinov2',
-           'hf_vit', 'dinov2_hf', 'dinov2_registers_hf', 'dinov3_hf', 'siglip_hf', 'openai_name', 'openai_clip',
-           'open_clip_trunk', 'masked_autoencoder', 'normed_mean', 'eva', 'eva_x', 'eva02', 'places', 'swin',
-           'convnext', 'resnet50', 'densenet121', 'hybrid', 'example', 'difference']
+           'hf_vit', 'dinov2_hf', 'without_registers', 'dinov2_registers_hf', 'dinov3_hf', 'siglip_hf', 'openai_name',
+           'openai_clip', 'open_clip_trunk', 'masked_autoencoder', 'normed_mean', 'eva', 'eva_x', 'eva02', 'places',
+           'swin', 'convnext', 'resnet50', 'densenet121', 'hybrid', 'example', 'difference']
 
 # %% ../../nbs/20e_examples.ipynb #472c6eb9
 import json
@@ -96,15 +96,21 @@ def dinov2_hf(folder:Path)->Example:
     theirs = lambda x: model(pixel_values=x).last_hidden_state
     return Example(hf_vit(model, folder/'dinov2', tones), theirs, 56, tones)
 
+def without_registers(
+    model # Vision model of `transformers` with four registers
+)->Callable:
+    "Its class token and its patches"
+    def theirs(x):
+        "Images (n, 3, h, w) to tokens (n, 1+p, d)"
+        tokens = model(pixel_values=x).last_hidden_state
+        return torch.cat([tokens[:, :1], tokens[:, 5:]], 1)
+    return theirs
+
 def dinov2_registers_hf(folder:Path)->Example:
     "`Dinov2WithRegistersModel`"
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
     model = shaken(Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL)))
-    def theirs(x):
-        "Tokens without the four registers"
-        tokens = model(pixel_values=x).last_hidden_state
-        return torch.cat([tokens[:, :1], tokens[:, 5:]], 1)
-    return Example(hf_vit(model, folder/'registers'), theirs, 56, IMAGENET)
+    return Example(hf_vit(model, folder/'registers'), without_registers(model), 56, IMAGENET)
 
 # %% ../../nbs/20e_examples.ipynb #1b04a405
 def dinov3_hf(folder:Path)->Example:
@@ -113,11 +119,7 @@ def dinov3_hf(folder:Path)->Example:
     config = DINOv3ViTConfig(**SMALL | dict(patch_size=16, image_size=64), intermediate_size=1536,
                              num_register_tokens=4)
     model = shaken(DINOv3ViTModel(config))
-    def theirs(x):
-        "Tokens without the four registers"
-        tokens = model(pixel_values=x).last_hidden_state
-        return torch.cat([tokens[:, :1], tokens[:, 5:]], 1)
-    return Example(hf_vit(model, folder/'dinov3'), theirs, 64, IMAGENET)
+    return Example(hf_vit(model, folder/'dinov3'), without_registers(model), 64, IMAGENET)
 
 def siglip_hf(folder:Path)->Example:
     "`SiglipVisionModel`, as MedSigLIP"

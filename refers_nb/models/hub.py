@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['REQUIRED', 'FILES', 'HUB_NAME', 'own_tensors', 'staging_name', 'backup_name', 'replace_folder', 'tokenizer_sizes',
            'write_tokenizer_config', 'write_checkpoint', 'refuse_foreign_files', 'save_checkpoint', 'check_complete',
-           'local_checkpoint', 'checkpoint_config', 'read_tensors', 'check_fit', 'fill_model', 'load_tokenizer',
-           'check_reader', 'load_tokenizers', 'check_readers', 'build_model', 'load_checkpoint', 'load_encoder',
-           'copy_to_share', 'push_to_hub', 'checkpoint_folder', 'from_pretrained', 'redact_path', 'refuse_pickle',
-           'model_card']
+           'local_checkpoint', 'recorded_form', 'checkpoint_config', 'read_tensors', 'check_fit', 'fill_model',
+           'load_tokenizer', 'check_reader', 'load_tokenizers', 'check_readers', 'build_model', 'load_checkpoint',
+           'load_encoder', 'copy_to_share', 'push_to_hub', 'checkpoint_folder', 'from_pretrained', 'redact_path',
+           'refuse_pickle', 'model_card']
 
 # %% ../../nbs/25_hub.ipynb #ff319e00
 import json
@@ -187,6 +187,16 @@ def local_checkpoint(
     return folder
 
 # %% ../../nbs/25_hub.ipynb #f404f509
+def recorded_form(
+    training:dict,    # What a checkpoint says of its training
+    stored=None,      # Side of the stored images, pixels; default: as recorded
+    resize_mode=None, # letterbox, crop or squash; default: as recorded
+)->tuple:             # Side and mode, None where nobody says
+    "How the films that a model learnt from were stored"
+    data = training.get('data') or {}
+    recorded = data.get('resize_mode') or data.get('fit')      # the name in older checkpoints
+    return stored or data.get('stored'), resize_mode or recorded
+
 def checkpoint_config(
     folder,  # Checkpoint folder
     cls=None # Class that it should hold, where that is known

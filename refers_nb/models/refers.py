@@ -16,7 +16,7 @@ from .decoder import ReportDecoder
 from .fusion import AttentionFusion, GateFusion
 from .pretrained import HubModel
 from .textenc import freeze, ReportEncoder
-from .opening import open_start, start_arguments
+from .opening import opened
 from .vision import is_random, VisionEncoder
 
 # %% ../../nbs/24_refers.ipynb #1239c5cd
@@ -107,11 +107,10 @@ def refers_model(
     "A model by preset, its vision encoder at random or from weights"
     config = refers_config(preset, **kwargs)
     if is_random(start): return Refers(config)
-    vision = config['vision']
-    vision.update(start_arguments(start, vision))      # its own encoder, where it is another one
+    found = opened(start, config['vision'])
+    config['vision'].update(found.arguments)           # its own encoder, where it is another one
     model = Refers(config)
-    started = open_start(start, vision['size'], model.vision.arguments, strict=True)
-    model.vision.load_state_dict(started.state_dict())
+    found.fill(model.vision)
     return model
 
 # %% ../../nbs/24_refers.ipynb #3bcc4389

@@ -48,7 +48,7 @@ def recompute(
 )->Refers:        # `model`
     "Have the layers of all three parts computed a second time for their gradient"
     try: model.vision.vit.set_grad_checkpointing(on)
-    except (AssertionError, AttributeError, NotImplementedError):
+    except (AssertionError, AttributeError):
         raise InputError(f'timm cannot compute layers of `{model.vision.name}` twice: '
                          'leave checkpointing off') from None
     model.decoder.grad_checkpointing = on

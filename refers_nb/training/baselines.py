@@ -23,7 +23,7 @@ from ..data.loaders import LabelItems, SeededLoader
 from ..data.studies import by_study, COLUMNS, read_studies, split_rows
 from ..models.hub import checkpoint_config, redact_path
 from ..models.refers import refers_config
-from ..models.opening import open_start, start_arguments
+from ..models.opening import opened
 from ..locks import own_folder
 from ..ranks import n_ranks
 from ..runs import completed_checkpoint, end_with_parent, read_record, run_once
@@ -154,11 +154,10 @@ def images_learner(
     config = refers_config(args.preset, size=args.size, drop_path=args.drop_path)
     vision = config['vision']
     width = config['decoder']['width']//2
-    if args.weights: vision.update(start_arguments(args.weights, vision))
+    start = opened(args.weights, vision) if args.weights else None
+    if start: vision.update(start.arguments)
     model, loss, metrics = task_parts(args.task, vision, width, dls.train.dataset.findings)
-    if args.weights:
-        encoder = open_start(args.weights, args.size, model.vision.arguments, strict=True)
-        model.vision.load_state_dict(encoder.state_dict())
+    if start: start.fill(model.vision)
     cbs = [PlainTensors(), Precision(args.dtype), StopOnNonFinite(), LossesOnDevice(),
            GradientClip(args.clip)]
     learn = ScheduledLearner(
