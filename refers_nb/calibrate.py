@@ -8,7 +8,7 @@ __all__ = ['FEW', 'labelled_table', 'Answered', 'answer_labelled', 'why_not', 'k
            'check_target', 'keep_calibrated', 'own_checkpoint']
 
 # %% ../nbs/52a_calibrate.ipynb #d25605ad
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -183,7 +183,7 @@ def changes(
 @dataclass
 class Recalibrated:
     "A classifier with new operating points"
-    model:Classifier
+    model:Classifier=field(repr=False)
     comparison:pd.DataFrame # By `before_and_after`
     notes:list              # Lines for the reader
 
