@@ -121,7 +121,7 @@ class Documented:
         kind = type_text(told.get('anno'))
         comment = told.get('docment') or self.definition.returns
         if not kind and not comment: return ''
-        return 'Returns ' + ': '.join(o for o in (kind and in_code(kind), escaped(comment)) if o)
+        return 'Returns: ' + ', '.join(o for o in (kind and in_code(kind), escaped(comment)) if o)
 
     def markdown(self):
         "The directive of one definition"
