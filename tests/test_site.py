@@ -1,4 +1,4 @@
-"The site: names that lead to definitions, pages for everything, no dead link, nothing fetched from elsewhere"
+"The site: names lead to definitions, everything has a page, no link is dead, nothing is fetched"
 import ast
 import contextlib
 import importlib
@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from fastcore.script import anno_parser
-from lxml import html
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'nbs'/'_site'))
@@ -50,17 +49,20 @@ def test_name_leads_to_its_definition(known, text, full):
 
 def test_name_is_looked_for_where_the_page_is_first(known):
     notebook = NBS/'34_classifier.ipynb'
-    scope, own = known.of_page(notebook, ['from refers_nb.all import *\npretrain = 1\nx = info_nce'])
+    cell = 'from refers_nb.all import *\npretrain = 1\nx = info_nce'
+    scope, own = known.of_page(notebook, [cell])
     assert scope['info_nce'] == 'refers_nb.training.losses.info_nce'
     assert scope['pretrain_learner'] == 'refers_nb.training.reports.pretrain_learner'    # passed on
     assert 'pretrain' in own and 'info_nce' not in own
-    assert known.find('predict', {'predict': 'refers_nb.predict.predict'}) == 'refers_nb.predict.predict'
+    full = 'refers_nb.predict.predict'
+    assert known.find('predict', {'predict': full}) == full
 
 
 def test_links_stay_out_of_links_headings_and_blocks():
     code = '<code class="docutils literal notranslate"><span class="pre">x</span></code>'
     url = {'x': 'there'}.get
-    assert names.link_prose(f'<p>{code}</p>', url) == f'<p><a class="name" href="there">{code}</a></p>'
+    linked = f'<a class="name" href="there">{code}</a>'
+    assert names.link_prose(f'<p>{code}</p>', url) == f'<p>{linked}</p>'
     for tag in ('a', 'h2', 'pre', 'dt'):
         text = f'<{tag}>{code}</{tag}>'
         assert names.link_prose(text, url) == text
@@ -96,7 +98,8 @@ def test_map_names_every_notebook():
     guide = NBS/'explain'/'the_house.ipynb'
     linked = {(guide.parent/o.split('#')[0]).resolve() for _, o in LINK.findall(prose(guide))}
     expected = {o for o in notebooks() if NBS in o.parents} - {guide, NBS/'index.ipynb'}
-    assert not expected - linked, f'not in {guide.name}: {sorted(o.name for o in expected - linked)}'
+    missing = sorted(o.name for o in expected - linked)
+    assert not missing, f'not in {guide.name}: {missing}'
 
 
 def test_notebooks_have_a_title_and_a_subtitle():
@@ -108,8 +111,9 @@ def commands_of(path):
     for o in re.findall(r'`(refers-[a-z]+ [^`]+)`', prose(path)): yield shlex.split(o)
 
 
-@pytest.mark.parametrize('path', [NBS/'explain'/'you_want_to.ipynb', NBS/'explain'/'the_real_run.ipynb'], ids=lambda o: o.stem)
-def test_commands_that_are_told_can_be_parsed(path):
+@pytest.mark.parametrize('page', ['you_want_to', 'the_real_run'])
+def test_commands_that_are_told_can_be_parsed(page):
+    path = NBS/'explain'/f'{page}.ipynb'
     scripts = dict(re.findall(r'(?m)^(refers-\w+) = "(.+)"$', (ROOT/'pyproject.toml').read_text()))
     told = list(commands_of(path))
     told += [shlex.split(o, comments=True) for o in re.findall(r'(?m)^refers-.*$', prose(path))]
@@ -126,7 +130,8 @@ def test_citation_is_valid():
     import yaml
     told = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
     version = re.search(r"__version__ = '(.+)'", (ROOT/'refers_nb/__init__.py').read_text())[1]
-    assert told['version'] == version and told['preferred-citation']['doi'] in prose(NBS/'explain'/'how_to_cite.ipynb')
+    assert told['version'] == version
+    assert told['preferred-citation']['doi'] in prose(NBS/'explain'/'how_to_cite.ipynb')
     assert {'cff-version', 'message', 'title', 'authors', 'license'} <= set(told)
 
 
@@ -156,8 +161,8 @@ def test_nothing_is_fetched_from_elsewhere(site):
 def test_everything_has_a_page(site, known):
     for path in notebooks(): assert (site/f'{pages.page_of(path)}.html').exists(), path
     for o in known.modules: assert (site/'api'/f'{o}.html').exists(), o
-    for o in ('index', 'tutorials', 'explain', 'library', 'data', 'gallery', 'commands', 'CHANGELOG', 'search'):
-        assert (site/f'{o}.html').exists(), o
+    lists = 'index tutorials explain library data gallery commands CHANGELOG search'
+    for o in lists.split(): assert (site/f'{o}.html').exists(), o
     for o in library.LAYERS: assert (site/'layers'/f'{o}.html').exists(), o
 
 
@@ -173,7 +178,8 @@ def test_api_tells_every_argument_with_its_comment(site):
     entry = page.get_element_by_id('refers_nb.training.pretrain.pretrain').getparent()
     rows = {r[0].text_content(): r[3].text_content() for r in entry.findall('.//tbody/tr')}
     assert list(rows) == list(inspect.signature(pretrain).parameters)
-    assert 'Prepared folder' in rows['table'] and rows['tau'] == 'Temperature at the start (paper: 0.1)'
+    assert 'Prepared folder' in rows['table']
+    assert rows['tau'] == 'Temperature at the start (paper: 0.1)'
     assert 'Returns' in entry.text_content()
 
 
@@ -191,9 +197,11 @@ def test_search_knows_what_is_looked_for(site):
 def test_names_in_a_notebook_lead_to_the_api(site):
     page = article(site/'nbs'/'tutorials'/'quickstart.html')
     linked = {o.get('href') for o in page.findall('.//a[@class="name"]')}
-    assert '../../api/refers_nb.training.pretrain.html#refers_nb.training.pretrain.pretrain' in linked
+    module = 'refers_nb.training.pretrain'
+    assert f'../../api/{module}.html#{module}.pretrain' in linked
     page = article(site/'nbs'/'30_losses.html')
-    assert page.xpath('.//span[@class="nf"]/parent::a/@href')[0].endswith('#refers_nb.training.losses.generation_loss')
+    defined = page.xpath('.//span[@class="nf"]/parent::a/@href')
+    assert defined[0].endswith('#refers_nb.training.losses.generation_loss')
 
 
 @pytest.mark.slow
@@ -203,8 +211,8 @@ def test_notebook_pages_have_their_buttons(site):
     nb = read((site/'nbs'/download).resolve())
     assert [c.source for c in nb.cells] == [c.source for c in read(NBS/'30_losses.ipynb').cells]
     assert 'colab' in page.find('.//a[@class="open-in-colab"]').get('href')
-    assert page.xpath('//a[contains(@class, "left-prev")]') and page.xpath('//a[contains(@class, "right-next")]')
-    assert page.xpath('//*[contains(@class, "theme-switch-button")]')
+    for o in ('left-prev', 'right-next', 'theme-switch-button'):
+        assert page.xpath(f'//*[contains(@class, "{o}")]'), o
 
 
 @pytest.mark.slow
@@ -215,7 +223,8 @@ def test_stored_figures_are_shown(site):
                  for o in c.get('outputs', []) for m in ('image/png', 'image/jpeg'))
     assert len(shown) >= .9*stored > 0
     assert all((site/o).is_file() for o in shown)
-    for img in article(site/'nbs'/'30_losses.html').iter('img'): assert img.get('alt', '').startswith('Figure')
+    images = list(article(site/'nbs'/'30_losses.html').iter('img'))
+    assert images and all(o.get('alt', '').startswith('Figure') for o in images)
 
 
 @pytest.mark.slow

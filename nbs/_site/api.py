@@ -1,4 +1,4 @@
-"Pages of the API, in MyST: signatures, docstrings, and the comment of every parameter (fastcore's docments)"
+"Pages of the API, in MyST: signatures, docstrings, and the comment of every parameter"
 import importlib
 import inspect
 import json
@@ -77,7 +77,8 @@ class Documented:
         "Name to `inspect.Parameter`, without self"
         try: found = dict(inspect.signature(self.function).parameters)
         except (TypeError, ValueError): return {}
-        if self.kind in ('method', 'classmethod', 'property') and found: found.pop(next(iter(found)))
+        bound = self.kind in ('method', 'classmethod', 'property')
+        if bound and found: found.pop(next(iter(found)))
         return found
 
     @cached_property

@@ -33,7 +33,8 @@ def repository():
     "owner/name on GitHub, as its Actions or the remote tell it; None where nobody does"
     name = os.environ.get('GITHUB_REPOSITORY')
     if name: return name
-    told = subprocess.run(['git', 'remote', 'get-url', 'origin'], cwd=ROOT, capture_output=True, text=True)
+    ask = ['git', 'remote', 'get-url', 'origin']
+    told = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True)
     m = re.search(r'github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$', told.stdout.strip())
     return m[1] if m else None
 
@@ -66,8 +67,7 @@ def stage_lists(out, known):
     every = [o for o in notebooks() if o != NBS/'index.ipynb']
     tutorials = pages.ordered([o for o in every if o.parent == NBS/'tutorials'], MAP)
     pages.write(out/'tutorials.md', pages.list_page(
-        'Tutorials', 'From the first look to your own data, each in a minute or so on two cores.',
-        tutorials))
+        'Tutorials', 'From the first look to your own data.', tutorials))
     apart = {EXPLAIN/f'{o}.ipynb' for o in (*ABOUT, 'you_want_to')}
     explain = pages.ordered([o for o in every if o.parent == EXPLAIN and o not in apart], MAP)
     pages.write(out/'explain.md', pages.list_page(
@@ -75,7 +75,8 @@ def stage_lists(out, known):
     for name, digit in library.LAYERS.items():
         own = [o for o in every if o.parent == NBS and o.name[0] == digit]
         text = f'{pages.HOLDS[name]}\n\nRead upwards, or start where your question is.'
-        pages.write(out/'layers'/f'{name}.md', pages.list_page(pages.TITLES[name], text, own, '../'))
+        page = pages.list_page(pages.TITLES[name], text, own, '../')
+        pages.write(out/'layers'/f'{name}.md', page)
     lines = ['# Library', '', '> One notebook, one module, in layers from the ground up', '']
     lines += [f'- [{pages.TITLES[o]}](layers/{o}.md): {pages.HOLDS[o]}' for o in library.LAYERS]
     lines += ['- [Commands](commands.md): what `--help` prints of each', '',
@@ -104,20 +105,23 @@ def stage_front_files(out, files):
 
 def api_text(module):
     "The page of a module; runs in a process of its own"
-    return api.module_page(module, head(module.notebook)[0], f'../{pages.page_of(module.notebook)}.ipynb')
+    title = head(module.notebook)[0]
+    return api.module_page(module, title, f'../{pages.page_of(module.notebook)}.ipynb')
 
 
 def stage_api(out, known, facts):
     import_module('refers_nb.all')
     pages.write(out/'api'/'index.md', pages.api_index(known.modules))
+    modules = list(known.modules.values())
     with ProcessPoolExecutor(2) as pool:
-        for module, text in zip(known.modules.values(), pool.map(api_text, known.modules.values(), chunksize=8)):
+        for module, text in zip(modules, pool.map(api_text, modules, chunksize=8)):
             pages.write(out/'api'/f'{module.name}.md', text)
             scope, _ = known.of_page(module.notebook, ())
             facts['pages'][f'api/{module.name}'] = dict(scope=scope)
     os.environ['COLUMNS'] = '100'
     project = (ROOT/'pyproject.toml').read_text(encoding='utf-8')
     scripts = dict(re.findall(r'(?m)^(refers-\w+) = "(.+)"$', project))
+    facts['commands'] = sorted(scripts)
     files = {ROOT/'settings.ini'}
     text = api.command_page(scripts)
     pages.write(out/'commands.md', relink(text, lambda o: pages.target(o, ROOT, 'commands', files)))
@@ -131,8 +135,8 @@ def stage_static(out):
     shutil.copy(HERE/'site.css', static)
     mathjax = Path(import_module('sphinx-mathjax-offline').__file__).parent
     shutil.copy(mathjax/'static'/'mathjax'/'tex-svg.js', static)
-    shutil.copytree(NBS/'images', out/'nbs'/'images', ignore=shutil.ignore_patterns('*.py', '__pycache__'),
-                    dirs_exist_ok=True)
+    scripts = shutil.ignore_patterns('*.py', '__pycache__')
+    shutil.copytree(NBS/'images', out/'nbs'/'images', ignore=scripts, dirs_exist_ok=True)
 
 
 def stage(out):
@@ -170,7 +174,8 @@ def build(out=ROOT/'_docs', strict=False):
                    '-c', str(HERE), '-D', f'html_static_path={source/"_static"}',
                    '-d', str(Path(scratch)/'doctrees'), str(source), str(out)]
         env = os.environ | dict(PYTHONWARNINGS='ignore')
-        subprocess.run(command, check=True, env=env)
+        code = subprocess.run(command, env=env).returncode
+        if code: sys.exit(f'Sphinx ended with {code}; what it says stands above')
     for o in (out/'_static').rglob('*.html'): o.unlink()    # a template of the theme
     shutil.rmtree(out/'_sources', ignore_errors=True)
     add_downloads(out)

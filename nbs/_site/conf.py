@@ -15,7 +15,8 @@ extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx.ext.mathjax']
 language = 'en'
 add_module_names = False
 python_display_short_literal_types = True
-suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'misc.highlighting_failure', 'config.cache']
+suppress_warnings = ['myst.header', 'mystnb.unknown_mime_type', 'misc.highlighting_failure',
+                     'config.cache']
 
 # Stored outputs are shown, nothing runs
 nb_execution_mode = 'off'
@@ -74,11 +75,12 @@ def link_names(app, pagename, templatename, context, doctree):
 
     def url(full):
         name, fragment = known.place(full)
-        return None if name == pagename and fragment.startswith('module-') else f'{to(name)}#{fragment}'
+        if name != pagename: return f'{to(name)}#{fragment}'
+        return None if fragment.startswith('module-') else f'#{fragment}'
 
     def in_prose(text):
         first = text.split()[0] if text.strip() else ''
-        if names.COMMAND.fullmatch(first): return f'{to("commands")}#{first}'
+        if first in facts['commands']: return f'{to("commands")}#{first}'
         if f'files/{text}' in facts['files']: return to(f'files/{text}')
         full = known.find(text, scope)
         return url(full) if full else None

@@ -1,12 +1,16 @@
 "A page with every figure of the notebooks, each leading to the place where it is drawn"
 import html
-from pathlib import Path
 
 from lxml import html as dom
 
 PLACE = 'GALLERY-OF-FIGURES'
 HEADINGS = ('h1', 'h2', 'h3', 'h4')
 PARTS = (('Tutorials', 'nbs/tutorials'), ('Explain', 'nbs/explain'), ('Library', 'nbs'))
+
+
+def in_output(image):
+    "Whether a cell made a picture"
+    return any('cell_output' in (o.get('class') or '') for o in image.iterancestors())
 
 
 def figures(page):
@@ -19,7 +23,7 @@ def figures(page):
             heading = o.text_content().rstrip('#').strip()
             section = o.getparent()
             fragment = section.get('id') or ''
-        elif o.tag == 'img' and any('cell_output' in (a.get('class') or '') for a in o.iterancestors()):
+        elif o.tag == 'img' and in_output(o):
             yield o.get('src'), heading, fragment
 
 
@@ -37,10 +41,10 @@ def cards(out, folder):
         title = title_of(page)
         for source, heading, fragment in made:
             path = (page.parent/source).resolve().relative_to(out)
-            text = title if heading == title else f'{title}: {heading}'
+            text = html.escape(title if heading == title else f'{title}: {heading}')
             link = f'{folder}/{page.name}' + (f'#{fragment}' if fragment else '')
-            found.append(f'<a href="{link}"><img loading="lazy" src="{path}" alt="{html.escape(text)}">'
-                         f'<span>{html.escape(text)}</span></a>')
+            image = f'<img loading="lazy" src="{path}" alt="{text}">'
+            found.append(f'<a href="{link}">{image}<span>{text}</span></a>')
     return found
 
 

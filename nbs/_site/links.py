@@ -1,4 +1,4 @@
-"Links of a finished site that lead nowhere, and what it would fetch from elsewhere: python nbs/_site/links.py FOLDER"
+"Links of a finished site that lead nowhere: python nbs/_site/links.py FOLDER"
 import re
 import sys
 from functools import lru_cache
@@ -35,8 +35,8 @@ def leads_nowhere(page, link, out):
     if path.is_dir(): path /= 'index.html'
     if not path.is_relative_to(out): return 'outside of the site'
     if not path.is_file(): return 'no such file'
-    if fragment and path.suffix == '.html' and unquote(fragment) not in places(path): return 'no such place'
-    return ''
+    if not fragment or path.suffix != '.html': return ''
+    return '' if unquote(fragment) in places(path) else 'no such place'
 
 
 def dead_links(out):

@@ -1,20 +1,22 @@
 """Which definition a name on a page means
 
-A name is looked for in the module that the page tells, then in what it imports, then everywhere if it is defined once.
+A name is looked for in the module that the page tells, then in what it imports, then
+everywhere if it is defined once.
 """
 import ast
 import re
 from collections import defaultdict
+from html import unescape
 
 import library
 
-COMMAND = re.compile(r'refers-[a-z]+')
 CALL = re.compile(r'([A-Za-z_]\w*(?:\.\w+)*)(?:\(.*\))?', re.S)
 INLINE = re.compile(r'(?s)<a\b.*?</a>|<h\d.*?</h\d>|<pre\b.*?</pre>|<dt\b.*?</dt>'
                     r'|<code class="docutils literal notranslate">(.*?)</code>')
 TOKEN = re.compile(r'(?s)<a\b.*?</a>|<span class="(n|nf|nc|bp)">(\w+)</span>')
 # Words that text sets in code and that mean an argument or a column, though a function has the name
-NOT_MEANT = {'label', 'labels', 'numbers', 'ranks', 'settings', 'size', 'split', 'views', 'told', 'difference', 'within'}
+NOT_MEANT = {'label', 'labels', 'numbers', 'ranks', 'settings', 'size', 'split', 'views', 'told',
+             'difference', 'within'}
 
 
 def statements(source):
@@ -26,8 +28,9 @@ def statements(source):
 
 def stored(tree):
     "Names that a text gives a value of its own"
-    names = {o.id for o in ast.walk(tree) if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)}
-    return names | {o.arg for o in ast.walk(tree) if isinstance(o, ast.arg)}
+    nodes = list(ast.walk(tree))
+    names = [o for o in nodes if isinstance(o, ast.Name) and isinstance(o.ctx, ast.Store)]
+    return {o.id for o in names} | {o.arg for o in nodes if isinstance(o, ast.arg)}
 
 
 class Names:
@@ -55,7 +58,8 @@ class Names:
 
     def imported_by(self, tree):
         "Names that a notebook's cell takes from the library: full names"
-        found = {k: self.follow(v) for k, v in library.imports(tree, 'refers_nb').items() if k != '*'}
+        taken = library.imports(tree, 'refers_nb')
+        found = {k: self.follow(v) for k, v in taken.items() if k != '*'}
         for node in ast.walk(tree):
             if not isinstance(node, ast.ImportFrom) or node.names[0].name != '*': continue
             if node.module in self.modules:
@@ -65,7 +69,7 @@ class Names:
         return {k: v for k, v in found.items() if v}
 
     def of_page(self, notebook, cells):
-        "(names of the page's own module and imports: full names, those that its code gives another value)"
+        "(names of its module and imports: full names, names that its code gives another value)"
         module = self.of_notebook.get(notebook)
         scope = {}
         own_values = set()
@@ -100,10 +104,7 @@ class Names:
 
 def text_of(html):
     "What a reader sees of a piece of HTML"
-    text = re.sub(r'<[^>]+>', '', html)
-    for entity, char in (('&lt;', '<'), ('&gt;', '>'), ('&quot;', '"'), ('&#39;', "'"), ('&amp;', '&')):
-        text = text.replace(entity, char)
-    return text
+    return unescape(re.sub(r'<[^>]+>', '', html))
 
 
 def link_prose(html, address):

@@ -8,11 +8,12 @@ import nbformat
 import library
 from api import cell_label, escaped
 from notebooks import (
-    ANSWERS, DIRECTIVE, LINK, NBS, ROOT, WIDGET, head, notebooks, read, relink, slug, visible)
+    ANSWERS, DIRECTIVE, LINK, ROOT, WIDGET, head, read, relink, slug, visible)
 
-FILE = re.compile(r'`((?:benchmarks|tests|nbs/images|\.github/workflows)/[\w./-]+\.\w+|settings\.ini|constraints\.txt|pyproject\.toml|Makefile)`')
+FILE = re.compile(r'`((?:benchmarks|tests|nbs/images|\.github/workflows)/[\w./-]+\.\w+'
+                  r'|settings\.ini|constraints\.txt|pyproject\.toml|Makefile)`')
 HERE = re.compile(r'\]\(#([^)\s]+)\)')    # a link within the page
-LANGUAGES = {'.py': 'python', '.ini': 'ini', '.toml': 'toml', '.yml': 'yaml', '.cff': 'yaml', '.csv': 'text'}
+LANGUAGES = {'.py': 'python', '.ini': 'ini', '.toml': 'toml', '.yml': 'yaml', '.cff': 'yaml'}
 ROOT_PAGES = ('CONTRIBUTING.md', 'CHANGELOG.md')
 TITLES = dict(
     ground='Ground', data='Data', models='Models', training='Training', evaluation='Evaluation',
@@ -69,7 +70,8 @@ def defined_names(source):
         elif isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)):
             names += [f'{cls}.{o.name}' for cls in library.patched(o)] or [o.name]
         elif isinstance(o, ast.Assign):
-            names += [t.id for t in o.targets if isinstance(t, ast.Name)]
+            parts = [t for whole in o.targets for t in ast.walk(whole)]
+            names += [t.id for t in parts if isinstance(t, ast.Name)]
     return names
 
 
@@ -89,7 +91,8 @@ def prepare_outputs(cell, link):
 def staged(path, module, page, files):
     """A notebook as Sphinx should read it
 
-    Links lead to pages, every cell that defines something has a label, figures have a text in their place.
+    Links lead to pages, every cell that defines something has a label, figures have a text in
+    their place.
     """
     def link(o): return target(o, path.parent, page, files)
     nb = read(path)
@@ -164,7 +167,8 @@ def data_page(modules, paths):
     for name in SOURCES:
         path = ROOT/'data_prep'/f'{name}.ipynb'
         module = modules[f'refers_nb.data.sources.{name}']
-        title = f'[{head(path)[0]}]({page_of(path)}.ipynb)' if path.exists() else head(module.notebook)[0]
+        title = head(path if path.exists() else module.notebook)[0]
+        if path.exists(): title = f'[{title}]({page_of(path)}.ipynb)'
         told = f'[{module.notebook.stem}]({page_of(module.notebook)}.ipynb)'
         lines.append(f'| `{name}` | {title} | {told} | {escaped(TERMS.get(name, ""))} |')
     lines += ['', '## What comes out', '',
