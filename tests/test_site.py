@@ -92,6 +92,11 @@ def test_links_become_links_between_pages():
     assert files == {ROOT/'settings.ini'}
 
 
+def test_colab_opens_the_repository_that_publishes(monkeypatch):
+    monkeypatch.setenv('GITHUB_REPOSITORY', 'somebody/refers_nb')
+    assert build.repository() == 'somebody/refers_nb'
+
+
 # What pages say
 
 def test_map_names_every_notebook():

@@ -1,7 +1,10 @@
 "Sphinx's settings of the site; `build.py` makes the pages that it reads, and site.json beside them"
 import json
 import sys
+from functools import lru_cache
 from pathlib import Path
+
+from sphinx.search.en import SearchEnglish
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -91,9 +94,11 @@ def link_names(app, pagename, templatename, context, doctree):
 
     body = names.link_prose(context['body'], in_prose)
     if page.get('notebook'): body = names.link_code(body, in_code)
-    context['body'] = body
+    context['body'] = names.slim(body)
 
 
 def setup(app):
+    app.connect('builder-inited', page_names)    # once, before the processes that write begin
     app.connect('html-page-context', link_names)
+    SearchEnglish.stem = lru_cache(None)(SearchEnglish.stem)    # else a tenth of the time
     return dict(parallel_read_safe=True, parallel_write_safe=True)
