@@ -33,6 +33,7 @@ myst_dmath_double_inline = True
 html_theme = 'pydata_sphinx_theme'
 html_title = 'refers_nb'
 html_css_files = ['site.css']
+html_favicon = 'favicon.svg'
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
