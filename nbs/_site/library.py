@@ -80,6 +80,12 @@ def methods(node):
     return [o for o in node.body if isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
+def assigned(targets):
+    "Names that an assignment gives a value, one or several; not those whose parts it changes"
+    found = [o for t in targets for o in ast.walk(t) if isinstance(o, ast.Name)]
+    return [o.id for o in found if isinstance(o.ctx, ast.Store)]
+
+
 def return_comment(node, lines):
     "What the closing parenthesis of a function says of what it gives back"
     head = '\n'.join(lines[node.lineno - 1:node.body[0].lineno - 1])
@@ -110,9 +116,8 @@ def defined(tree, module, imported, exported, lines):
                 yield Definition(module, node.name, module, 'function', public, *told)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for o in (o for t in targets for o in ast.walk(t)):
-                if isinstance(o, ast.Name) and o.id in exported:
-                    yield Definition(module, o.id, module, 'data', True)
+            for name in assigned(targets):
+                if name in exported: yield Definition(module, name, module, 'data', True)
 
 
 def exported_names(tree):

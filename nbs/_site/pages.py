@@ -70,8 +70,7 @@ def defined_names(source):
         elif isinstance(o, (ast.FunctionDef, ast.AsyncFunctionDef)):
             names += [f'{cls}.{o.name}' for cls in library.patched(o)] or [o.name]
         elif isinstance(o, ast.Assign):
-            parts = [t for whole in o.targets for t in ast.walk(whole)]
-            names += [t.id for t in parts if isinstance(t, ast.Name)]
+            names += library.assigned(o.targets)
     return names
 
 
