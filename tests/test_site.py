@@ -16,6 +16,7 @@ from fastcore.script import anno_parser
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'nbs'/'_site'))
 
+import api  # noqa: E402
 import build  # noqa: E402
 import library  # noqa: E402
 import links  # noqa: E402
@@ -75,6 +76,16 @@ def test_every_exported_name_is_known(known):
         path = ROOT/(module.name.replace('.', '/') + '.py')
         exported = library.exported_names(ast.parse(path.read_text(encoding='utf-8')))
         for o in exported: assert known.follow(f'{module.name}.{o}'), f'{module.name}.{o}'
+
+
+def test_every_definition_has_one_cell(known):
+    for module in known.modules.values():
+        nb = pages.staged(module.notebook, module, 'nbs/x', set())
+        text = '\n'.join(c.source for c in nb.cells if c.cell_type == 'markdown')
+        labels = re.findall(r'(?m)^\((cell-.+)\)=$', text)
+        assert len(labels) == len({o.lower() for o in labels}), module.name
+        wanted = {api.cell_of(o) for o in module.definitions if o.public}
+        assert wanted <= set(labels), f'{module.name}: {wanted - set(labels)}'
 
 
 def test_fragments_are_those_of_the_site():

@@ -139,10 +139,14 @@ class Documented:
 
     def link(self):
         "To the cell of the notebook that defines it"
-        target = f'{self.definition.module}.{self.definition.name.split(".")[0]}'
-        if '.' in self.definition.name and self.definition.module != self.definition.owner:
-            target = f'{self.definition.module}.{self.definition.name}'
-        return f'[In the notebook](#{cell_label(target)})'
+        return f'[In the notebook](#{cell_of(self.definition)})'
+
+
+def cell_of(definition):
+    "Label of the cell to look at: that of the class of a method, a patch has its own"
+    name = definition.name
+    if not definition.patch: name = name.partition('.')[0]
+    return cell_label(f'{definition.module}.{name}')
 
 
 def cell_label(full):

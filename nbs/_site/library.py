@@ -23,6 +23,7 @@ class Definition:
     public:bool # Whether its name begins with no underscore
     doc:str = ''     # Its docstring
     returns:str = '' # The comment after the parenthesis that closes its arguments
+    patch:bool = False # Whether it is written outside of its class
 
     @property
     def full(self): return f'{self.owner}.{self.name}'
@@ -110,7 +111,8 @@ def defined(tree, module, imported, exported, lines):
             told = ast.get_docstring(node) or '', return_comment(node, lines)
             for cls in classes:
                 name = f'{cls}.{node.name}'
-                yield Definition(module, name, owner_of(cls), 'method', is_public(name), *told)
+                owner, public = owner_of(cls), is_public(name)
+                yield Definition(module, name, owner, 'method', public, *told, patch=True)
             if not classes:
                 public = is_public(node.name)
                 yield Definition(module, node.name, module, 'function', public, *told)
