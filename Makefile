@@ -69,8 +69,8 @@ wheel: .venv-wheel/.installed  # A wheel, installed elsewhere: every module impo
 lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only; LAB="..." are further options
 	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB) nbs
 
-docs: .venv/.installed   # The notebooks as web pages in _docs
-	$(BIN)/python tests/render.py docs
+docs: .venv/.installed   # The site: notebooks, API, data sets, gallery, search, in _docs/index.html
+	$(BIN)/python nbs/_site/build.py
 
 readme: .venv/.installed # README.md, from nbs/index.ipynb
 	$(BIN)/python tests/render.py readme

@@ -4,7 +4,7 @@
     python benchmarks/baselines.py OUT --reports DIR --sets a=DIR,b=DIR ...    # folders by refers-prep
     python benchmarks/baselines.py OUT --reports iu --sets iu=iu,nih=nih,covid=covid --folds nih,covid \\
         --findings nih=Pneumonia --steps iu=100/100/300,nih=100,covid=60 \\
-        --imagenet WEIGHTS --start imagenet --size 160 --epochs 12 --seeds 4    # the real table of the README
+        --imagenet WEIGHTS --start imagenet --size 160 --epochs 12 --seeds 4    # the real table of the results
 
 All pre-trainings have the same encoder, the same start (`--start`), the same number of images seen and of steps, and the
 default learning rates of this library; all fine-tunings the same steps. Two rows of one set differ in the start alone.
