@@ -170,7 +170,7 @@ class OpenNotebook:
 def touch(page, output):
     "Move each control of an interactive output in turn: those after which the figure stayed the same"
     dead = []
-    controls = output.locator('.widget-interact > *:not(.jupyter-widgets-output-area)')
+    controls = output.locator('.interact > *')
     for i in range(controls.count()):
         control = controls.nth(i)
         control.scroll_into_view_if_needed()

@@ -63,7 +63,7 @@ def test_notebook_runs_and_can_be_read(path, lab, page):
     assert not errors
     assert not minded, '\n'.join(minded)
     if path not in TOUCHED: return
-    outputs = page.locator('.jp-OutputArea', has=page.locator('.widget-interact')).all()
+    outputs = page.locator('.jp-OutputArea', has=page.locator('.interact')).all()
     assert outputs, 'no control was drawn'
     dead = [touch(page, o) for o in outputs]
     page.screenshot(path=SCREENS/name(path)/'touched.jpg', type='jpeg', quality=70)
