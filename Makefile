@@ -79,7 +79,7 @@ chromium: .venv/.browser # A Chromium: the one that is there, else Debian's, els
 
 # Each of the two processes has a JupyterLab of its own. ONLY="quickstart or index" opens these notebooks alone.
 browser: chromium        # Every tutorial in JupyterLab, and the site, in a headless Chromium; pictures of the screens in _browser
-	$(call part,browser,python -m pytest -n 2 --dist worksteal -m browser --durations=0 --durations-min=1 $(if $(ONLY),-k "$(ONLY)") tests/test_browser.py)
+	$(call part,browser,python -m pytest -n 2 --dist worksteal -m browser -rs --durations=0 --durations-min=1 $(if $(ONLY),-k "$(ONLY)") tests/test_browser.py)
 	@cat $(TIMES) && rm -f $(TIMES)
 
 docs: .venv/.installed   # The notebooks as web pages in _docs

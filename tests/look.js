@@ -43,6 +43,19 @@
     }
   };
 
+  // Lines of code in a text are not scrolled but broken, which is as hard to read
+  const broken = function* () {
+    for (const pre of panel().querySelectorAll('.jp-RenderedMarkdown pre')) {
+      if (!onScreen(pre)) continue;
+      const style = getComputedStyle(pre);
+      const padding = parseFloat(style.paddingTop) + parseFloat(style.paddingBottom);
+      const lines = pre.textContent.trimEnd().split('\n');
+      const shown = Math.round((pre.clientHeight - padding)/parseFloat(style.lineHeight));
+      const longest = lines.reduce((a, b) => a.length > b.length ? a : b);
+      if (shown > lines.length) yield `${shown - lines.length} lines of code are broken: ${longest}`;
+    }
+  };
+
   const tiny = function* () {
     for (const o of panel().querySelectorAll('.jp-RenderedMarkdown *, .jp-OutputArea-output *')) {
       if (!onScreen(o) || o.closest('svg, .jupyter-widgets, mjx-container, sup, sub')) continue;
@@ -66,8 +79,9 @@
   return {
     scroll: to => {
       outer().scrollTop = to;
-      return outer().scrollTop + outer().clientHeight < outer().scrollHeight - 1;
+      const last = [...panel().querySelectorAll('.jp-Cell')].at(-1);
+      return last.getBoundingClientRect().bottom > outer().getBoundingClientRect().bottom;
     },
-    look: () => [...pictures(), ...wide(), ...tiny(), ...bars()],
+    look: () => [...pictures(), ...wide(), ...broken(), ...tiny(), ...bars()],
   };
 })()

@@ -3,13 +3,10 @@
 Pictures of every screen lie in _browser/ afterwards.
 """
 import json
-import subprocess
-import sys
-import time
+import threading
 import zlib
-from contextlib import contextmanager
-from pathlib import Path
-from urllib.request import urlopen
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -68,3 +65,85 @@ def test_notebook_runs_and_can_be_read(path, lab, page):
     dead = [touch(page, o) for o in outputs]
     page.screenshot(path=SCREENS/name(path)/'touched.jpg', type='jpeg', quality=70)
     assert not any(dead), f'without effect on the figure: {dead}'
+
+
+# The site that `make docs` builds
+
+class Quiet(SimpleHTTPRequestHandler):
+    "A server of files that writes no log"
+    def log_message(self, *args): pass
+
+
+@pytest.fixture(scope='session')
+def site():
+    "Address of the site, served as any server of files would"
+    if not (SITE/'index.html').exists(): pytest.skip('NO SITE: `make docs` builds it in _docs/')
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Quiet, directory=SITE))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def reader(site, page):
+    "A page of the site, whose mistakes are collected"
+    page.mistakes = []
+    page.on('pageerror', lambda error: page.mistakes.append(str(error)))
+    page.on('response', lambda r: r.status >= 400 and page.mistakes.append(f'{r.status} {r.url}'))
+    page.on('requestfailed', lambda r: page.mistakes.append(f'failed: {r.url}'))
+    (SCREENS/'site').mkdir(parents=True, exist_ok=True)
+    page.goto(f'{site}/index.html')
+    yield page
+    assert not page.mistakes
+
+
+def keep_screen(page, name):
+    page.screenshot(path=SCREENS/'site'/f'{name}.jpg', type='jpeg', quality=70)
+
+
+def place(name):
+    "The address of a Python name in the inventory that Sphinx writes"
+    with open(SITE/'objects.inv', 'rb') as f:
+        for _ in range(4): f.readline()
+        lines = zlib.decompress(f.read()).decode().splitlines()
+    for line in lines:
+        full, _, _, address, *_ = line.split(' ')
+        if full == name: return address.replace('$', name)
+
+
+def test_search_of_the_site_finds_infonce(site, reader):
+    keep_screen(reader, 'front')
+    reader.goto(f'{site}/search.html')
+    field = reader.locator('input[name=q]:visible').first
+    field.fill('InfoNCE')
+    field.press('Enter')
+    results = reader.locator('#search-results li a')
+    results.first.wait_for(timeout=30_000)
+    keep_screen(reader, 'search')
+    reader.goto(reader.evaluate('o => o.href', results.first.element_handle()))
+    assert 'InfoNCE' in reader.locator('body').inner_text()
+
+
+def test_site_shows_the_arguments_of_pretrain(site, reader):
+    reader.goto(f"{site}/{place('refers_nb.training.pretrain.pretrain')}")
+    entry = reader.locator('dl', has=reader.locator('[id="refers_nb.training.pretrain.pretrain"]'))
+    entry.scroll_into_view_if_needed()
+    keep_screen(reader, 'pretrain')
+    text = entry.inner_text()
+    for argument in ('table', 'out', 'preset', 'workers', 'save_every', 'dry_run'): assert argument in text
+
+
+def test_no_page_of_the_site_is_wider_than_the_screen(site, reader):
+    "The front page, a notebook, a page of the API; bright and dark"
+    notebook = next(SITE.rglob('quickstart.html')).relative_to(SITE).as_posix()
+    api = place('refers_nb.training.pretrain.pretrain').partition('#')[0]
+    for address in ('index.html', notebook, api):
+        for theme in ('light', 'dark'):
+            reader.emulate_media(color_scheme=theme)
+            reader.goto(f'{site}/{address}')
+            keep_screen(reader, f'{address.replace("/", "_")}_{theme}')
+            over = reader.evaluate('document.documentElement.scrollWidth - window.innerWidth')
+            assert over <= 1, f'{address} is {over} px too wide'
