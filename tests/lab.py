@@ -141,7 +141,11 @@ class OpenNotebook:
             "() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
             timeout=60_000)
 
-    def run_all(self, timeout=300):
+    def close(self):
+        "End the kernel, which would keep its memory"
+        self.page.evaluate('jupyterapp.shell.currentWidget.sessionContext.shutdown()')
+
+    def run_all(self, timeout=600):
         "Run all cells by the menu, wait for the last, return what went wrong"
         self.page.locator('.lm-MenuBar-item', has_text='Run').click()
         self.page.locator('.lm-Menu-item', has_text=re.compile('^Run All Cells')).click()
@@ -152,16 +156,19 @@ class OpenNotebook:
             if state['stopped'] or not state['open']: return state['errors']
         return [f"{state['open']} of {state['code']} cells had not ended after {timeout} s"]
 
+    def keep_screen(self, name):
+        self.screens.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=self.screens/f'{name}.jpg', type='jpeg', quality=70)
+
     def read(self):
         "Scroll from top to bottom, take a picture of each screen, return what a reader would mind"
         found = {}
-        self.screens.mkdir(parents=True, exist_ok=True)
         self.page.mouse.move(SCREEN['width'] - 4, SCREEN['height'] - 4)
         place, more, n = 0, True, 0
         while more:
             more = self.page.evaluate(f'({LOOK}).scroll({place})')
             self.page.wait_for_timeout(250)
-            self.page.screenshot(path=self.screens/f'{n:02}.jpg', type='jpeg', quality=70)
+            self.keep_screen(f'{n:02}')
             for o in self.page.evaluate(f'({LOOK}).look()'): found[o] = None
             place, n = place + 640, n + 1
         return list(found)

@@ -51,20 +51,35 @@ def lab(executable, tmp_path_factory):
     lab.close()
 
 
-@pytest.mark.parametrize('path', OPENED, ids=name)
-def test_notebook_runs_and_can_be_read(path, lab, page):
+@pytest.fixture
+def opened(request, lab, page):
+    "A notebook in JupyterLab, with its kernel"
+    path = request.param
     notebook = OpenNotebook(page, lab, f'{name(path)}.ipynb', SCREENS/name(path))
-    notebook.choose_kernel()
-    errors = notebook.run_all()
-    minded = notebook.read()
-    assert not errors
-    assert not minded, '\n'.join(minded)
-    if path not in TOUCHED: return
+    yield notebook
+    notebook.close()
+
+
+def touch_all(notebook):
+    "Move every control of a notebook; those that change no figure"
+    page = notebook.page
     outputs = page.locator('.jp-OutputArea', has=page.locator('.interact')).all()
     assert outputs, 'no control was drawn'
-    dead = [touch(page, o) for o in outputs]
-    page.screenshot(path=SCREENS/name(path)/'touched.jpg', type='jpeg', quality=70)
-    assert not any(dead), f'without effect on the figure: {dead}'
+    dead = [name for o in outputs for name in touch(page, o)]
+    notebook.keep_screen('touched')
+    return dead
+
+
+@pytest.mark.parametrize('opened', OPENED, ids=name, indirect=True)
+def test_notebook_runs_and_can_be_read(opened, request):
+    opened.choose_kernel()
+    errors = opened.run_all()
+    opened.keep_screen('end')
+    assert not errors, errors
+    minded = opened.read()
+    assert not minded, '\n'.join(minded)
+    path = request.node.callspec.params['opened']
+    if path in TOUCHED: assert not touch_all(opened), 'controls without effect'
 
 
 # The site that `make docs` builds
