@@ -74,7 +74,8 @@ def copy_notebooks(folder):
 class Lab:
     "`make lab` on a copy of the notebooks, on a free port and with a token"
     def __init__(self, folder):
-        copy_notebooks(folder/'nbs')
+        self.folder = folder/'nbs'
+        copy_notebooks(self.folder)
         for name, settings in LAB_SETTINGS.items():
             path = folder/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -84,7 +85,7 @@ class Lab:
         env = os.environ | {k: str(folder/v) for k, v in own.items()}
         options = '--no-browser --port=0 --expose-app-in-browser'
         if os.geteuid() == 0: options += ' --allow-root'
-        command = ['make', '--no-print-directory', 'lab', f'LAB={options}', f'NBS={folder/"nbs"}']
+        command = ['make', '--no-print-directory', 'lab', f'LAB={options}', f'NBS={self.folder}']
         self.log = folder/'lab.log'
         self.process = subprocess.Popen(
             command, cwd=ROOT, env=env, start_new_session=True, stdin=subprocess.DEVNULL,

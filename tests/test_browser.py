@@ -8,6 +8,7 @@ import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
+import nbformat
 import pytest
 
 pytest.importorskip('playwright', reason='NO BROWSER TESTS: pip install playwright, or `make browser`')
@@ -80,6 +81,39 @@ def test_notebook_runs_and_can_be_read(opened, request):
     assert not minded, '\n'.join(minded)
     path = request.node.callspec.params['opened']
     if path in TOUCHED: assert not touch_all(opened), 'controls without effect'
+
+
+# One cell for each thing that a reader would mind, and what is said of it
+FLAWS = {
+    'px wider than its place: x = ': "x = '" + 'a'*150 + "'",
+    'px wider than its place: a1': "HTML('<pre style=\"white-space: pre\">a1' + ' b'*200 + '</pre>')",
+    'a picture is of one colour': "Image.new('L', (200, 100), 200)",
+    'is shown at': "Image.radial_gradient('L').resize((3000, 100))",
+    'text of 6 px: so small': "HTML('<b style=\"font-size: 6px\">so small</b>')",
+    'a bar stands at 3 of 10': "HTML('<progress value=3 max=10></progress>')",
+    'a bar is left: 30%': "print(' 30%|███       | 3/10')"}
+
+
+@pytest.fixture
+def flawed(lab):
+    "A notebook that has all flaws, and ends with an error"
+    code = ['from IPython.display import HTML', 'from PIL import Image', *FLAWS.values(), '1/0']
+    cells = [nbformat.v4.new_code_cell(o) for o in code]
+    cells.append(nbformat.v4.new_markdown_cell('```\n' + 'word '*40 + '\n```'))
+    path = lab.folder/'flawed.ipynb'
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    yield path
+    path.unlink()
+
+
+def test_flaws_are_seen(flawed, lab, page):
+    notebook = OpenNotebook(page, lab, flawed.name, SCREENS/'flawed')
+    notebook.choose_kernel()
+    errors = notebook.run_all()
+    minded = '\n'.join(notebook.read())
+    notebook.close()
+    assert errors == ['ZeroDivisionError: division by zero']
+    for words in [*FLAWS, '1 lines of code are broken: word word']: assert words in minded
 
 
 # The site that `make docs` builds
