@@ -26,18 +26,18 @@ LAB_SETTINGS = {
 
 LOOK = (Path(__file__).parent/'look.js').read_text(encoding='utf-8')
 
-# [what is not done yet, errors, number of code cells] of the notebook that is shown
+# Of the notebook that is shown: whether its kernel waits, and how far its cells are
+IDLE = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 STATE = '''() => {
   const cells = jupyterapp.shell.currentWidget.content.widgets.map(o => o.model);
   const code = cells.filter(o => o.type === 'code' && o.sharedModel.source.trim());
   const outputs = code.flatMap(o => o.outputs.toJSON());
   const failed = outputs.filter(o => o.output_type === 'error' || o.name === 'stderr');
-  const kernel = jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status;
   return {
-    open: code.filter(o => o.executionCount === null).length + (kernel === 'idle' ? 0 : 1),
+    open: code.filter(o => o.executionCount === null).length + (IDLE ? 0 : 1),
     stopped: outputs.some(o => o.output_type === 'error'),
     errors: failed.map(o => o.evalue ? `${o.ename}: ${o.evalue}` : [o.text].flat().join('')),
-    code: code.length}}'''
+    code: code.length}}'''.replace('IDLE', IDLE)
 
 
 def chromium():
@@ -54,7 +54,9 @@ def browser_page(executable):
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=executable, args=flags)
         try:
-            yield browser.new_page(viewport=SCREEN)
+            page = browser.new_page(viewport=SCREEN)
+            page.set_default_timeout(90_000)
+            yield page
         finally:
             browser.close()
 
@@ -127,20 +129,17 @@ class OpenNotebook:
         shutil.rmtree(screens, ignore_errors=True)
         page.goto(lab.url(notebook))
         self.panel = page.locator('.jp-NotebookPanel')
-        self.panel.wait_for(timeout=60_000)
+        self.panel.wait_for()
 
     def choose_kernel(self):
         "In the dialog that comes by itself or by a click on the name of the kernel"
         dialog = self.page.locator('.jp-Dialog')
-        name = self.panel.locator('.jp-KernelName')
-        name.wait_for(timeout=60_000)
-        if not dialog.count(): name.click()
+        self.page.wait_for_function(f'() => {IDLE} || document.querySelector(".jp-Dialog")')
+        if not dialog.count(): self.panel.locator('.jp-KernelName').click()
         dialog.locator('select').select_option(label='Python 3 (ipykernel)')
         dialog.locator('.jp-mod-accept').click()
         dialog.wait_for(state='detached')
-        self.page.wait_for_function(
-            "() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'",
-            timeout=60_000)
+        self.page.wait_for_function(f'() => {IDLE}')
 
     def close(self):
         "End the kernel, which would keep its memory"
