@@ -4,7 +4,7 @@ BIN    := .venv/bin
 TIMES  := .times
 unexport PYTHONPATH
 
-.PHONY: help demo test test-slow repository notebooks pytest wheel lab docs readme clean
+.PHONY: help demo test test-slow repository notebooks pytest wheel lab browser chromium docs readme clean
 .DEFAULT_GOAL := help
 
 help:      # This list
@@ -40,9 +40,9 @@ notebooks: .venv/.installed  # Every notebook from a clean kernel
 
 # The files that take longest go first: two processes then end at about the same time.
 LONG  := tests/test_resume.py tests/test_experiments.py tests/test_baselines.py tests/test_cli.py tests/test_fuzz.py tests/test_finetune.py
-FILES  = $(filter $(wildcard tests/test_*.py),$(LONG)) $(filter-out $(LONG) tests/test_repository.py,$(wildcard tests/test_*.py))
+FILES  = $(filter $(wildcard tests/test_*.py),$(LONG)) $(filter-out $(LONG) tests/test_repository.py tests/test_browser.py,$(wildcard tests/test_*.py))
 pytest: .venv/.installed     # What a notebook cannot show: processes, kills, ranks, mutated input
-	$(call part,pytest,python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow' $(FILES))
+	$(call part,pytest,python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not browser' $(FILES))
 
 test-slow: .venv/.installed  # The rest: long fuzzing, long series of kills, coverage by simulation
 	@rm -f $(TIMES)
@@ -66,8 +66,21 @@ wheel: .venv-wheel/.installed  # A wheel, installed elsewhere: every module impo
 		.venv-wheel/bin/python -m pip install -q --no-deps --force-reinstall dist/refers_nb-*.whl && rm -rf build && \
 		cd / && $(CURDIR)/.venv-wheel/bin/python -I $(CURDIR)/tests/installed.py $(CURDIR) ))
 
+NBS ?= nbs
 lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this machine only; LAB="..." are further options
-	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB) nbs
+	$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 $(LAB) $(NBS)
+
+.venv/.browser: .venv/.installed
+	@$(BIN)/python -m pip install -q -e '.[browser]' -c constraints.txt
+	@touch $@
+
+chromium: .venv/.browser # A Chromium: the one that is there, else Debian's, else that of playwright
+	@PYTHON=$(BIN)/python tests/chromium.sh --install
+
+# Each of the two processes has a JupyterLab of its own. ONLY="quickstart or index" opens these notebooks alone.
+browser: chromium        # Every tutorial in JupyterLab, and the site, in a headless Chromium; pictures of the screens in _browser
+	$(call part,browser,python -m pytest -n 2 --dist worksteal -m browser -rs --durations=0 --durations-min=1 $(if $(ONLY),-k "$(ONLY)") tests/test_browser.py)
+	@cat $(TIMES) && rm -f $(TIMES)
 
 docs: .venv/.installed   # The site: notebooks, API, data sets, gallery, search, in _docs/index.html
 	$(BIN)/python nbs/_site/build.py
@@ -76,4 +89,4 @@ readme: .venv/.installed # README.md, from nbs/index.ipynb
 	$(BIN)/python tests/render.py readme
 
 clean:     # Remove what the other targets made
-	rm -rf .venv .venv-wheel .times build dist _docs demo *.egg-info
+	rm -rf .venv .venv-wheel .times build dist _docs _browser demo *.egg-info

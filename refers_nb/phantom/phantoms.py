@@ -6,7 +6,7 @@
 __all__ = ['Phantoms', 'draw_studies', 'phantoms']
 
 # %% ../../nbs/01d_phantoms.ipynb #49d48089
-import random
+import random, textwrap
 from types import SimpleNamespace
 import numpy as np
 import pandas as pd
@@ -154,6 +154,6 @@ def show_study(
         ax.set_title(name, fontsize=8)
     text = ' '.join(self.reports[i].partition('FINDINGS:')[2].split())
     shown = text if len(text) <= 120 else f'{text[:120]}...'
-    fig.suptitle(shown, fontsize=8, wrap=True)
+    fig.suptitle(textwrap.fill(shown, int(16*figsize[0])), fontsize=8)
     fig.tight_layout(pad=.3)
     return fig
