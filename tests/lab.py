@@ -27,7 +27,8 @@ LAB_SETTINGS = {
 LOOK = (Path(__file__).parent/'look.js').read_text(encoding='utf-8')
 
 # Of the notebook that is shown: whether its kernel waits, and how far its cells are
-IDLE = "jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
+KERNEL = 'jupyterapp.shell.currentWidget?.sessionContext?.session?.kernel'
+IDLE = f"{KERNEL}?.status === 'idle'"
 STATE = '''() => {
   const cells = jupyterapp.shell.currentWidget.content.widgets.map(o => o.model);
   const code = cells.filter(o => o.type === 'code' && o.sharedModel.source.trim());
@@ -135,11 +136,12 @@ class OpenNotebook:
         "In the dialog that comes by itself or by a click on the name of the kernel"
         dialog = self.page.locator('.jp-Dialog')
         self.page.wait_for_function(f'() => {IDLE} || document.querySelector(".jp-Dialog")')
+        before = self.page.evaluate(f'{KERNEL}?.id')          # it runs on until the new one is there
         if not dialog.count(): self.panel.locator('.jp-KernelName').click()
         dialog.locator('select').select_option(label='Python 3 (ipykernel)')
         dialog.locator('.jp-mod-accept').click()
         dialog.wait_for(state='detached')
-        self.page.wait_for_function(f'() => {IDLE}')
+        self.page.wait_for_function(f'o => {IDLE} && {KERNEL}.id !== o', arg=before)
 
     def close(self):
         "End the kernel, which would keep its memory"
