@@ -51,7 +51,7 @@ def read_parquet(
     path,       # Parquet file
     *columns,   # Those that must be there
 )->pd.DataFrame:
-    "A table; `InputError` for a file that is none, or lacks a column"
+    "A table; `InputError` for another kind of file, or where a column is missing"
     path = check_file(path, what='a Parquet file')
     try:
         check_table_size(path)

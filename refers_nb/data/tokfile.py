@@ -121,7 +121,7 @@ def tokens_around(
 def check_words(
     told:dict # A tokenizer as JSON
 ):
-    "`ValueError` where a token has a number that is none, or pieces follow from chance"
+    "`ValueError` where the number of a token is invalid, or pieces depend on chance"
     model = told['model']
     added = {o['content']: o['id'] for o in told.get('added_tokens') or []}
     words = words_of(model) | added
