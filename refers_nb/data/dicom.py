@@ -173,7 +173,7 @@ def modality_lut(
 def numbers(
     ds,          # Dataset
     keyword:str, # Attribute that may have several values
-):               # List of float; NaN where one is no number
+):               # List of float; NaN where a value cannot be read
     "The values of an attribute"
     try: return [float(o) for o in np.atleast_1d(ds.get(keyword) or 0)]
     except (TypeError, ValueError): return [np.nan]

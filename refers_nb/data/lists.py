@@ -44,7 +44,7 @@ def read_list(
     path:Path, # List: a file name and 0 or 1 for each finding on each line
     n:int,     # Findings
 ):             # Yields (file name, list of n floats)
-    "One list of the release; `InputError` names the line that is none"
+    "One list of the release; `InputError` names the line that is wrong"
     for number, line in numbered_lines(path):
         name, *values = line.rsplit(maxsplit=n)
         if len(values) != n or set(values) - {'0', '1', '0.0', '1.0'}:

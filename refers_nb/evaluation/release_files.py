@@ -169,7 +169,7 @@ def parse_predictions(
 def read_predictions(
     path        # File: label (0, 1 or nan), white space, probability; a header is left out
 )->np.ndarray:  # (2, n) labels and probabilities
-    "One file of released predictions; `InputError` names the line that is none"
+    "One file of released predictions; `InputError` names the line that is wrong"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')            # of an empty file
         try: x = np.loadtxt(path, ndmin=2, comments=None, encoding='utf-8-sig').T

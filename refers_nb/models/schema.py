@@ -126,7 +126,7 @@ class HfNumbers(Strict):
     @model_validator(mode='before')
     @classmethod
     def without_the_rest(cls, given):
-        "What is no number of the architecture is passed over"
+        "Keys that are no numbers of the architecture are ignored"
         if not isinstance(given, dict): return given
         return {k: v for k, v in given.items() if k not in HF_PASSED}
 

@@ -247,7 +247,7 @@ def operating_points(
 
 # %% ../../nbs/31e_operating.ipynb #a7af7e79
 class Points(NamedTuple):
-    "Operating points as arrays, one entry a finding"
+    "Operating points as arrays, one entry per finding"
     slope:np.ndarray
     intercept:np.ndarray
     threshold:np.ndarray

@@ -51,7 +51,7 @@ def xml_attribute(
 def openi_report(
     path # XML file of Open-i
 ):       # (uid, dict of MeSH, findings and impression, list of image names)
-    "One report; an exception of several kinds for a file that is none"
+    "One report; one of several exceptions for any other file"
     if not path.is_file() or path.stat().st_size > LARGEST_REPORT:
         raise InputError('not a file, or too large for a report')
     tree = ElementTree.parse(path)

@@ -117,7 +117,7 @@ def annotation_values(
     path,  # Its file, for the message
     each:str, # What a row is, for the message: study or row
 ):         # DataFrame, float32: 1, 0, -1 or missing
-    "Annotations as numbers; `InputError` for a cell that is none"
+    "Annotations as numbers; `InputError` for any other cell"
     values = df.apply(pd.to_numeric, errors='coerce')
     lost = values.isna() & df.notna()
     bad = (lost | ~(values.isna() | values.isin([-1, 0, 1]))).to_numpy()

@@ -52,7 +52,7 @@ MASK_FILES = 'train-rle.csv', 'train-rle.csv.*', 'stage_2_train.csv', 'stage_2_t
 def siim_masks(
     raw # Folder of the download
 ):      # Series by ImageId: lists of EncodedPixels, empty where there is no outline
-    "The outlines of each image; `InputError` names the row of a mask that is none"
+    "The outlines of each image; `InputError` names the row of an invalid mask"
     path = find_file(raw, *MASK_FILES)
     df = read_csv(path, 'ImageId', 'EncodedPixels', filled=['ImageId', 'EncodedPixels'])
     for row, text in enumerate(df['EncodedPixels']): rle_runs(text, f'{path}: row {row}')

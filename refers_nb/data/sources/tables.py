@@ -211,7 +211,7 @@ def read_csv(
     filled=(), # Those of them in which no cell may be empty, see `check_filled`
     **kw,      # More for `pandas.read_csv`
 ):             # DataFrame, every cell text or missing, without empty rows
-    "Read a CSV whole, as text; `InputError` for a file that is none, or not as it should be"
+    "Read a whole CSV as text; `InputError` for a file that is damaged or no CSV"
     try: df = parse_csv(path, **kw)
     except UnicodeDecodeError:
         raise InputError(f'{path}: not a CSV file that can be read: '
@@ -309,7 +309,7 @@ def read_table(
     wanted=None, # Function of the names of columns: which of several sheets is meant
     notes=None,  # List, told which of several sheets it was
 ):               # DataFrame, every cell text or missing
-    "A table of any of these kinds; `InputError` for a file that is none"
+    "A table of any of these kinds; `InputError` for any other file"
     if path.suffix.lower() not in ('.xlsx', '.xls', '.parquet'):
         return read_csv(path, skipinitialspace=True)
     try:

@@ -89,7 +89,7 @@ def check_corners(
 # %% ../../../nbs/15e_vinbig.ipynb #13c53f11
 def numbers(
     df # DataFrame of text
-):     # The same as floats, missing where a cell is no number
+):     # The same as floats, missing where a cell holds none
     "Text as numbers"
     return df.apply(pd.to_numeric, errors='coerce').astype(float)
 
