@@ -8,8 +8,9 @@ __all__ = ['EXPORT_LIMITS', 'SEARCH_LIMITS', 'ZEROSHOT_LIMITS', 'refers_export',
 
 # %% ../nbs/54a_terminal.ipynb #f3a51c73
 import sys
+from pathlib import Path
 from fastcore.script import call_parse, store_true
-from .core import atomic, cli_errors, draw_to_files, InputError
+from .core import atomic, cli_errors, draw_to_files
 from .locks import file_to_write
 from .settings import check_numbers, settings
 
