@@ -10,6 +10,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 from fastcore.script import anno_parser
 
@@ -106,6 +107,18 @@ def test_links_become_links_between_pages():
 def test_colab_opens_the_repository_that_publishes(monkeypatch):
     monkeypatch.setenv('GITHUB_REPOSITORY', 'somebody/refers_nb')
     assert build.repository() == 'somebody/refers_nb'
+
+
+def test_answers_are_folded_and_widgets_left_to_jupyter():
+    cell = nbformat.v4.new_code_cell('1', metadata=dict(tags=['answer']))
+    shown = pages.display_metadata(cell, 'A `heading`')
+    assert 'hide-cell' in shown['tags'] and 'answer' in shown['mystnb']['code_prompt_show']
+    assert shown['mystnb']['image']['alt'] == 'Figure: A heading'
+    new = lambda **data: nbformat.v4.new_output('display_data', data)
+    html = '<a href="x.ipynb#y">x</a>'
+    cell.outputs = [new(**{pages.WIDGET: {}, 'text/plain': 'w'}), new(**{'text/html': html})]
+    pages.prepare_outputs(cell, lambda o: f'up/{o}')
+    assert [o.data for o in cell.outputs] == [{'text/html': '<a href="up/x.html#y">x</a>'}]
 
 
 # What pages say

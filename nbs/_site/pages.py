@@ -87,6 +87,17 @@ def prepare_outputs(cell, link):
     cell.outputs = [o for o in cell.outputs if shown(o)]
 
 
+def display_metadata(cell, heading):
+    "What MyST-NB should know of a cell: the text in place of its figure, whether it is folded"
+    tags = set(cell.metadata.get('tags', []))
+    shown = dict(image=dict(alt=f'Figure: {re.sub("[`*$]", "", heading)}'))
+    if tags & ANSWERS:
+        tags.add('hide-cell')
+        shown |= dict(code_prompt_show='Show the answer', code_prompt_hide='Hide the answer')
+    elif cell.metadata.get('jupyter', {}).get('source_hidden'): tags.add('hide-input')
+    return dict(tags=sorted(tags), mystnb=shown)
+
+
 def staged(path, module, page, files):
     """A notebook as Sphinx should read it
 
@@ -116,11 +127,7 @@ def staged(path, module, page, files):
         if names:
             labels = '\n'.join(f'({cell_label(f"{module.name}.{o}")})=' for o in names)
             cells.append(nbformat.v4.new_markdown_cell(labels))
-        tags = set(c.metadata.get('tags', []))
-        if tags & ANSWERS: tags.add('hide-cell')
-        if c.metadata.get('jupyter', {}).get('source_hidden'): tags.add('hide-input')
-        c.metadata = nbformat.from_dict(dict(tags=sorted(tags), mystnb=dict(
-            image=dict(alt=f'Figure: {re.sub("[`*$]", "", heading)}'))))
+        c.metadata = nbformat.from_dict(display_metadata(c, heading))
         prepare_outputs(c, link)
         cells.append(c)
     nb.cells = cells
