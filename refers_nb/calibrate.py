@@ -142,7 +142,7 @@ def before_and_after(
     answerer:Answerer,
     operating:dict, # By `new_points`
     method='auto',
-)->pd.DataFrame:    # One row a finding that was calibrated again
+)->pd.DataFrame:    # One row per finding that was calibrated again
     "What has changed, on films that did not choose it"
     old, new = answerer.points, points_of(operating, answerer.findings)
     before = old.calibrated(said.probs)

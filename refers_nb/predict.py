@@ -230,7 +230,7 @@ def image_rows(
     part:Part,
     maps:bool, # With a column of the maps
 )->pd.DataFrame:
-    "One row an image"
+    "One row per image"
     columns = dict(path=part.names) | answer_columns(answerer, part.raw)
     columns |= dict(unlike=part.unlike, rejected=part.rejected)
     if maps: columns['map'] = part.maps
@@ -249,7 +249,7 @@ def study_rows(
     studies,   # (n,) study of each image
     maps:bool, # With a column of the maps
 )->pd.DataFrame:
-    "One row a study, from the mean of the probabilities of its images"
+    "One row per study, from the mean of the probabilities of its images"
     table = pd.DataFrame(dict(unlike=part.unlike, rejected=part.rejected, map=part.maps))
     groups = table.groupby(np.asarray(studies, object), sort=False)
     raw = pd.DataFrame(part.raw).groupby(np.asarray(studies, object), sort=False).mean()
