@@ -52,7 +52,7 @@ def measure(name, size, batches, rounds, folder):
         times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
         a, b = (statistics.median(o) for o in zip(*times))
         ratio = statistics.median(x/y for x, y in times)
-        print(f'  batch {n:3}: PyTorch {n/a:7.1f} images a second, onnxruntime {n/b:7.1f}, ratio {ratio:.2f}')
+        print(f'  batch {n:3}: PyTorch {n/a:7.1f} images per second, onnxruntime {n/b:7.1f}, ratio {ratio:.2f}')
 
 
 def main():
