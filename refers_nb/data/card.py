@@ -202,7 +202,7 @@ def plot_findings(ax, df):
         ax.barh(shares.index, uncertain, left=positive, label='uncertain', alpha=.5)
     ax.xaxis.set_major_formatter(lambda x, _: f'{x:.0%}')
     ax.set(xlabel='share of the images', ylim=(-.6, max(len(shares), 3) - .4))
-    ax.legend(loc='lower right')
+    ax.legend(loc='lower left', bbox_to_anchor=(0, 1), ncols=2, frameon=False)   # above the bars
 
 # %% ../../nbs/13b_card.ipynb #7d9a6987
 def plot_views(ax, df):
@@ -233,14 +233,15 @@ def plot_ages(ax, df):
         ages = studies['age'][sex == one].dropna()
         ax.hist(ages, bins=range(0, 125, 5), histtype='step', label=one or 'unknown')
     ax.set(xlabel='age, years', ylabel='studies')
-    if 'sex' in studies: ax.legend(title='sex')
+    if 'sex' in studies: ax.legend(loc='upper left', frameon=False, handlelength=1)
 
 # %% ../../nbs/13b_card.ipynb #2f9938fa
 def plot_sizes(ax, df):
     "Draw which original sizes there are"
     sizes = df[['original width', 'original height']].drop_duplicates()
+    width, height = 1.1*sizes.max()
     ax.plot(*sizes.values.T, '.')
-    ax.set(xlabel='original width, pixels', ylabel='height', xlim=(0, None), ylim=(0, None))
+    ax.set(xlabel='original width, pixels', ylabel='height', xlim=(0, width), ylim=(0, height))
 
 # %% ../../nbs/13b_card.ipynb #59d19139
 def plot_studies(
@@ -259,8 +260,8 @@ def plot_studies(
     n_rows = min(len(panels), 2)
     n_columns = (1 if len(panels) < 3 else 2) + has_findings
     figsize = (8, 4) if n_rows == 2 else (4*n_columns, 2.5)
-    with rc_context({'font.size': 7, 'legend.fontsize': 6}):
-        fig = Figure(figsize=figsize, dpi=72, layout='constrained')
+    with rc_context({'font.size': 8, 'legend.fontsize': 8}):
+        fig = Figure(figsize=figsize, dpi=90, layout='constrained')
         grid = fig.add_gridspec(n_rows, n_columns)
         if has_findings: plot_findings(fig.add_subplot(grid[:, 0]), df)
         cells = [grid[row, c] for row in range(n_rows) for c in range(has_findings, n_columns)]
