@@ -37,6 +37,7 @@ html_favicon = 'favicon.svg'
 html_copy_source = False
 html_show_sourcelink = False
 html_last_updated_fmt = None
+html_sidebars = {'gallery': []}     # nothing stands beside it
 templates_path = [str(HERE/'templates')]
 # One file, without fonts or a network
 mathjax_path = 'tex-svg.js'

@@ -197,7 +197,8 @@ def api_index(modules):
         lines += [f'## {TITLES[name]}', '', HOLDS[name], '']
         own = [o for o in modules.values() if library.layer(o) == name]
         lines += [f'- [`{o.name}`]({o.name}.md): {escaped(o.doc)}' for o in own]
-        lines += ['', toctree([o.name for o in own], ':hidden:')]
+        short = [f'{o.name.removeprefix("refers_nb.")} <{o.name}>' for o in own]   # for the side
+        lines += ['', toctree(short, ':hidden:')]
     return '\n'.join(lines)
 
 
