@@ -46,7 +46,7 @@ def resnet(tmp_path):
     return tmp_path/'net.pth'
 
 
-QUICK = 'normed_mean', 'convnext'       # the tutorial of starts trains all but the two largest, too
+QUICK = 'normed_mean', 'convnext'       # the tutorial of starts trains some, too
 trained = pytest.mark.parametrize(
     'name', [pytest.param(o, marks=() if o in QUICK else pytest.mark.slow) for o in EXAMPLES])
 
