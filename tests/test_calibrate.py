@@ -119,7 +119,7 @@ def on_others(model, run, many):
     return table.set_index(table['path'].str.split('/').str[-1]).loc[many['path']]
 
 
-@pytest.mark.parametrize('rule', ['prevalence', 'youden'])
+@pytest.mark.parametrize('rule', ['prevalence', pytest.param('youden', marks=pytest.mark.slow)])
 def test_another_hospital(run, second, rule):
     "Calibration error at most 0.05, predicted positives within a fifth of the true number, on films of other patients"
     res = recalibrate(run/'run', run/'few'/'labels.csv', rule, **CPU)

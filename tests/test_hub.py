@@ -405,6 +405,7 @@ except InputError as e: print(e)
 '''
 
 
+@pytest.mark.slow
 def test_without_a_network_the_hub_is_a_sentence(saved):
     env = os.environ | dict(HF_ENDPOINT='http://127.0.0.1:9', PYTHONWARNINGS='ignore')
     p = subprocess.run([sys.executable, '-c', OFFLINE, saved[0]], capture_output=True, text=True, env=env,

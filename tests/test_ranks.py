@@ -175,6 +175,7 @@ def test_what_one_process_does_is_refused_by_several(table, tmp_path, monkeypatc
     assert not (tmp_path/'run').exists()
 
 
+@pytest.mark.slow
 def test_a_folder_belongs_to_one_run(table, tmp_path):
     with own_folder(tmp_path/'run'):
         code, said = ended(pretrain(table, tmp_path/'run', '--epochs', 1, '--gpus', 2))

@@ -299,6 +299,7 @@ def test_a_compiled_run_is_the_same_and_leaves_the_model_as_it_was(table):
     assert 'forward' not in vars(own.model)
 
 
+@pytest.mark.slow
 def test_a_compiled_run_goes_on_after_an_error(table, tmp_path):
     "The wrapper of a fit that has ended in the middle is not wrapped again"
     learn = make(table, cbs=[Compile('eager')], dtype=MIXED)
@@ -330,6 +331,7 @@ def check_killed_run(table, tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+@pytest.mark.slow
 def test_a_killed_compiled_run_goes_on_exactly(table, tmp_path, monkeypatch):
     monkeypatch.setattr('refers_nb.training.pretrain.Compile', lambda: Compile('aot_eager'))
     check_killed_run(table, tmp_path)
@@ -355,6 +357,7 @@ def test_the_flag_reaches_the_run(call, table, tmp_path, monkeypatch):
 
 # Counts for people
 
+@pytest.mark.slow
 def test_the_benchmark_prints_counts(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'path', [str(Path(__file__).parent.parent/'benchmarks'), *sys.path])
     import step
