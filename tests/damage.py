@@ -208,7 +208,7 @@ def odd_name(t):
 def odd_value(t):
     "A value that belongs elsewhere"
     return t.one_of('', '-1', '0.5', '1e400', 'inf', 'nan', 'maybe', '2', '999', 'Tumour', 'test', 'train', 'X-ray',
-                    t.rng.choice(t.names), 'x|y', 'CT', '٣')
+                    t.rng.choice(t.names or ['x']), 'x|y', 'CT', '٣')
 
 TEXT_DAMAGE = {
     'cut': lambda t: t.x[:t.rng.randrange(len(t.x))],
@@ -368,7 +368,7 @@ ODD = ['name', 'folder name', 'pipe', 'broken', 'loop', 'zero', 'outside', 'up',
 def some_file(rng, root):
     "(a file of a download, an image more often than a table; its first image)"
     files = sorted(p for p in root.rglob('*') if p.is_file() and not p.is_symlink())
-    images = [p for p in files if p.suffix in ('.png', '.jpg')]
+    images = [p for p in files if p.suffix in ('.png', '.jpg', '.dcm')] or files
     tables = [p for p in files if p.suffix in TABLES]
     return rng.choice(images if rng.random() < .6 or not tables else tables), images[0]
 
