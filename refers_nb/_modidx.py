@@ -2072,6 +2072,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'refers_nb.models.vision.load_vision': ('vision.html#load_vision', 'refers_nb/models/vision.py'),
                                          'refers_nb.models.vision.map_tokens': ('vision.html#map_tokens', 'refers_nb/models/vision.py'),
                                          'refers_nb.models.vision.name_groups': ('vision.html#name_groups', 'refers_nb/models/vision.py'),
+                                         'refers_nb.models.vision.name_table_of': ( 'vision.html#name_table_of',
+                                                                                    'refers_nb/models/vision.py'),
                                          'refers_nb.models.vision.resize_positions': ( 'vision.html#resize_positions',
                                                                                        'refers_nb/models/vision.py'),
                                          'refers_nb.models.vision.timm_names': ('vision.html#timm_names', 'refers_nb/models/vision.py'),

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from ..core import InputError
 from refers_nb.models.vision import (
-    check_patch, first_kernel, foreign_names, NAME_TABLES, resize_positions, timm_names,
+    check_patch, first_kernel, foreign_names, name_table_of, NAME_TABLES, resize_positions,
+    timm_names,
 )
 from ..weights import mismatch, without_classifier
 
@@ -194,8 +195,7 @@ def fitted(
     there = state.get(kernel, state.get(layout.kernel))
     if there is not None and kernel in own:
         check_patch(there, own[kernel], f'{source} do not fit')
-    has_table = any(k.startswith(o.sign) for k in state for o in NAME_TABLES)
-    if has_table: state = timm_names(state, vit, source)  # else timm's filters want all names
+    if name_table_of(state): state = timm_names(state, vit, source)  # else timm's filters read all
     try: state = resize_positions(dict(state), vit)
     except (KeyError, RuntimeError, AttributeError, ValueError, TypeError, IndexError,
             AssertionError): pass              # the names say what is wrong

@@ -6,8 +6,8 @@
 __all__ = ['TIMM_NAME', 'NAMES_HINT', 'HOUSE_TONE', 'RELEASED_VIT', 'HF_VIT', 'NameTable', 'NAME_TABLES', 'ADAPTED',
            'check_architecture', 'build_timm', 'is_transformer', 'token_side', 'check_side', 'map_tokens', 'check_map',
            'timm_options', 'create_vit', 'check_tones', 'VisionEncoder', 'foreign_names', 'name_groups', 'joined',
-           'to_layout', 'from_layout', 'timm_names', 'adapt_channels', 'first_kernel', 'resize_positions',
-           'check_patch', 'load_vision', 'vision_encoder', 'fetch_timm', 'read_weights']
+           'to_layout', 'from_layout', 'name_table_of', 'timm_names', 'adapt_channels', 'first_kernel',
+           'resize_positions', 'check_patch', 'load_vision', 'vision_encoder', 'fetch_timm', 'read_weights']
 
 # %% ../../nbs/20_vision.ipynb #d90c8c47
 import re
@@ -354,13 +354,20 @@ NAME_TABLES = [
 ADAPTED = 'pos_embed', 'patch_embed.proj.weight'   # may have any image size and any channels
 
 # %% ../../nbs/20_vision.ipynb #be8f112c
+def name_table_of(
+    state:dict # Name to tensor of a file
+)->NameTable:  # None where the names are timm's own
+    "The first of `NAME_TABLES` that recognises how a name begins"
+    for table in NAME_TABLES:
+        if any(name.startswith(table.sign) for name in state): return table
+
 def timm_names(
     state:dict, # Weights in any of `NAME_TABLES`, or under timm's names
     vit,        # timm vision transformer, of any image size and any channels
     source:str='these weights', # What to call them in an error
 )->dict:        # Weights under timm's names, without a classifier
     "Weights of an encoder under timm's names; `InputError` names every key that does not fit"
-    found = next((o for o in NAME_TABLES if any(k.startswith(o.sign) for k in state)), None)
+    found = name_table_of(state)
     own = vit.state_dict()
     if found is None: return without_classifier(state, own)
     for k in ADAPTED:
