@@ -28,7 +28,6 @@ MAP = EXPLAIN/'the_house.ipynb'
 ABOUT = ('how_to_cite', 'limits')
 
 
-
 def repository():
     "owner/name on GitHub, as its Actions or the remote tell it; None where nobody does"
     name = os.environ.get('GITHUB_REPOSITORY')

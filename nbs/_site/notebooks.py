@@ -12,7 +12,7 @@ LINK = re.compile(r'(\]\(|(?:src|href)=")(?!\w+:|/|#|mailto:)([^)"\s]+)')
 DIRECTIVE = re.compile(r'(?m)^#\|.*\n?')
 # Widgets need a kernel: the page shows the figure that is stored beside them
 WIDGET = 'application/vnd.jupyter.widget-view+json'
-ANSWERS = {'answer', 'answers', 'solution', 'exercise-answer'}
+ANSWER = 'answer'       # the tag of a cell that is folded
 
 
 def notebooks(root=ROOT):

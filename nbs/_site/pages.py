@@ -8,7 +8,7 @@ import nbformat
 import library
 from api import cell_label, escaped
 from notebooks import (
-    ANSWERS, DIRECTIVE, LINK, ROOT, WIDGET, head, read, relink, slug, visible)
+    ANSWER, DIRECTIVE, LINK, ROOT, WIDGET, head, read, relink, slug, visible)
 
 FILE = re.compile(r'`((?:benchmarks|tests|nbs/images|\.github/workflows)/[\w./-]+\.\w+'
                   r'|settings\.ini|constraints\.txt|pyproject\.toml|Makefile)`')
@@ -91,7 +91,7 @@ def display_metadata(cell, heading):
     "What MyST-NB should know of a cell: the text in place of its figure, whether it is folded"
     tags = set(cell.metadata.get('tags', []))
     shown = dict(image=dict(alt=f'Figure: {re.sub("[`*$]", "", heading)}'))
-    if tags & ANSWERS:
+    if ANSWER in tags:
         tags.add('hide-cell')
         shown |= dict(code_prompt_show='Show the answer', code_prompt_hide='Hide the answer')
     elif cell.metadata.get('jupyter', {}).get('source_hidden'): tags.add('hide-input')
