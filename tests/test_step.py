@@ -48,10 +48,10 @@ def table(tmp_path_factory):
     return folder
 
 
-def make(table, preset='nano', **kwargs):
+def make(table, preset='nano', max_len=32, **kwargs):
     "A Learner, the same for the same arguments"
     df = read_studies(table)
-    tok = Tokenizer.train(df['report'][df['split'] == 'train'], 300, max_len=32, least=0)
+    tok = Tokenizer.train(df['report'][df['split'] == 'train'], 300, max_len=max_len, least=0)
     torch.manual_seed(0)
     dls = study_dls(df, image_store(table), tok, 32, 2, 8, path=table.parent)
     return setup_progress(pretrain_learner(dls, preset, **kwargs))
@@ -66,16 +66,36 @@ class AsOnGpu(Callback):
 
 @pytest.mark.parametrize('kwargs', [{}, dict(dtype=MIXED), dict(opt='paper'), dict(accum=2)], ids=str)
 @pytest.mark.parametrize('preset', ['nano', pytest.param('tiny', marks=pytest.mark.slow)])
-def test_a_step_reads_nothing_but_the_mask_in_main_memory(table, tmp_path, preset, kwargs):
-    "Of items and nonzeros together 2 at most; on a GPU only the loader's, before the batch leaves main memory"
+def test_a_step_reads_nothing_of_what_is_computed(table, tmp_path, preset, kwargs):
+    "Of items and nonzeros together 2 at most; on a GPU only the loss of the step before, which has been copied"
     counter = CountOps(3)                                       # with `accum` the end of a step
     logs = Checkpoint(tmp_path/'s.pt', every=10**6), TensorBoardLogger(tmp_path/'tb')
     make(table, preset, **kwargs).fit(1, cbs=[counter, *logs])
     assert counter.counts['all'] > 1000 and counter.counts['item'] + counter.counts['nonzero'] <= 2
     late = CountOps(3)
     make(table, preset, **kwargs).fit(1, cbs=[late, AsOnGpu(), Checkpoint(tmp_path/'t.pt', every=10**6)])
-    # The one item is the look at the loss before, which has been copied to main memory
-    assert late.counts['item'] <= 1 and late.counts['nonzero'] <= 1
+    assert late.counts['item'] <= 1 and late.counts['nonzero'] == 0
+
+
+def test_a_training_step_has_logits_for_words_only(table):
+    "And the loss and the gradient of a table of logits for all places"
+    class Look(Callback):
+        def after_loss(self):
+            report = self.yb[0]
+            words = (report[:, 1:] != self.dls.train.dataset.tok.pad_id).sum().item()
+            if not self.training: assert self.pred.logits.shape[:2] == report.shape
+            else: shares.append(len(self.pred.logits)/report[:, 1:].numel())
+            if self.training: assert len(self.pred.logits) == words
+    class AllPlaces(Callback):
+        order = -10                                             # after `TeacherForcing`
+        run_valid = False
+        def before_batch(self): self.learn.xb = self.xb[:-1]
+    losses, shares = [], []
+    for cb in (Look(), AllPlaces()):
+        learn = make(table, max_len=100)
+        learn.fit(2, cbs=cb)
+        losses.append([*map(float, learn.recorder.losses), *learn.recorder.values[-1]])
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4) and min(shares) < .9
 
 
 def test_items_of_adamw_are_its_counters_in_main_memory(table):

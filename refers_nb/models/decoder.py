@@ -163,8 +163,8 @@ def embed(self:ReportDecoder,
 
 @patch
 def word_logits(self:ReportDecoder,
-    x # (bs, t, w)
-):    # (bs, t, v)
+    x # (..., w)
+):    # (..., v)
     "Logits by the table of words, used a second time"
     return F.linear(x, self.words.weight, self.bias)
 
@@ -174,7 +174,8 @@ def forward(self:ReportDecoder,
     report,    # (bs, t)
     memory,    # (bs, s, d)
     mask=None, # (bs, s), true where memory exists
-):             # (bs, t, v)
+    words=None,# (n,), places in the flattened report without its last token; None: all
+):             # (bs, t, v), or (n, v) at these places
     "Logits of the next token at every place (paper, section 'Report generation')"
     memory = self.memory(memory)                                         # (bs, s, w)
     if mask is not None: mask = mask[:, None, None]                      # (bs, 1, 1, s)
@@ -182,6 +183,7 @@ def forward(self:ReportDecoder,
     for layer in self.layers:
         if self.grad_checkpointing: x = checkpoint(layer, x, memory, mask, use_reentrant=False)
         else: x = layer(x, memory, mask)                                 # (bs, t, w)
+    if words is not None: x = x[:, :-1].flatten(0, 1)[words]             # (n, w)
     return self.word_logits(x)
 
 # %% ../../nbs/23_decoder.ipynb #95bbedf1

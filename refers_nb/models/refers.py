@@ -150,13 +150,14 @@ def forward(self:Refers,
     report=None,            # (bs, t)
     encoder_input_ids=None, # (bs, t2), for a report encoder with a vocabulary of its own
     places=None,            # (n,), where views exist, see `encode_image`
+    words=None,             # Where logits are wanted, see the decoder's `forward`; None: all
 )->Output:
     "Encode, fuse, write and compare (paper, figure 1)"
     if isinstance(views, (tuple, list)): return self(*views)
     tokens = self.encode_image(views, mask, places)            # (bs, k, 1+p, d)
     memory, study, weights = self.fusion(tokens, mask)         # (bs, k*p, d), (bs, s), (bs, k, p)
     seen = mask.repeat_interleave(weights.shape[-1], dim=1)    # (bs, k*p)
-    logits = self.decoder(report, memory, seen)                # (bs, t, v)
+    logits = self.decoder(report, memory, seen, words)         # (bs, t, v)
     text = self.encode_text(report, encoder_input_ids)         # (bs, s)
     return Output(logits, study, text, weights)
 

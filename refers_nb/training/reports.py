@@ -47,13 +47,15 @@ class TeacherForcing(PlainTensors):
     def before_batch(self):
         "The report goes to both"
         places = getattr(self.xb[1], 'places', None)
+        words = getattr(self.yb[0], 'places', None) if self.yb else None
         super().before_batch()
         views, mask, *reports = *self.xb, *self.yb
         self.learn.yb = tuple(reports[:1])
         self.learn.xb = views, mask, *(reports or self.no_reports(views))
         if not self.training: return                        # fastai may collect what is given
         pieces = self.xb[3:] or [None]                      # of an encoder with its own vocabulary
-        self.learn.xb = *self.xb[:3], *pieces, places
+        self.learn.xb = *self.xb[:3], *pieces, places, words
+        for report in self.yb: report.places = words
 
     def no_reports(self, views):
         "Empty reports, one for each study, in the pieces of every reader"
