@@ -35,6 +35,7 @@ ROWS = {
     'gate': dict(fusion='gate'),
     'three views': dict(n_views=3),
     'one view': dict(n_views=1),
+    'longer warm-up': dict(warmup=.2),
     'half the patches': dict(patch_drop=.5),
     'half the patches, same time': dict(patch_drop=.5)}
 SAME_TIME = ', same time'
