@@ -293,7 +293,7 @@ def test_a_killed_run_goes_on_exactly(table, whole, tmp_path, n):
 def test_states_are_saved_although_steps_and_saves_do_not_meet(table, tmp_path, monkeypatch):
     "Every 4 batches, with steps of 3: after the batches 6 and at the end of each epoch"
     saved = []
-    monkeypatch.setattr(Checkpoint, 'save', lambda self, next_epoch=None: saved.append(self.train_iter))
+    monkeypatch.setattr(Checkpoint, 'save', lambda self, next_epoch=None, wait=True: saved.append(self.train_iter))
     pretrain(table, tmp_path/'o', **ARGS | dict(save_every=4, epochs=1))
     batches = json.loads((tmp_path/'o'/'run.json').read_text())['steps']
     assert batches == 7 and saved == [6, 7, 7]

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STATE', 'ResumableLearner', 'float_outputs', 'fuse_attention', 'Precision', 'PlainTensors', 'Checkpoint',
-           'plain_values', 'is_count', 'unlike', 'tensors_of', 'history_table', 'SaveHistory', 'StepsBar',
+           'plain_values', 'copied', 'is_count', 'unlike', 'tensors_of', 'history_table', 'SaveHistory', 'StepsBar',
            'print_epoch', 'setup_progress', 'TensorBoardLogger']
 
 # %% ../../nbs/32_callbacks.ipynb #024d0b3d
 import math, os, sys
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
-from fastai.torch_core import get_model
+from fastai.torch_core import apply, get_model
 from fastcore.basics import patch, store_attr
 from fastcore.foundation import L
 from fastcore.imports import in_notebook, noop
@@ -112,6 +113,7 @@ class Checkpoint(Callback):
         store_attr('every,seed,stop')
         self.path = Path(path)
         self.args = args or {}
+        self.file = None # that is being written, a `Future`
 
     def before_fit(self):
         "Go to where the file is, or to the beginning"
@@ -154,7 +156,7 @@ def after_batch(self:Checkpoint):
     "Save at the first step after each `every` batches, and when asked to stop"
     asked = self.stop is not None and self.stop.asked()
     due = asked or self.train_iter//self.every > self.looked//self.every
-    if self.stepped and due: self.save()
+    if self.stepped and due: self.save(wait=asked)
     if self.stepped and asked: self.stop.obey()
     if self.stepped: self.looked = self.train_iter
     self.stepped = False
@@ -173,6 +175,11 @@ def after_epoch(self:Checkpoint):
     "Save after the validation"
     self.save(next_epoch=self.epoch + 1)
 
+@patch
+def after_fit(self:Checkpoint):
+    "No file is left half written by a run that was stopped"
+    self.finish()
+
 # %% ../../nbs/32_callbacks.ipynb #2153c92c
 def plain_values(
     x # Tensors, numbers and strings in lists and dictionaries
@@ -183,25 +190,54 @@ def plain_values(
     if isinstance(x, (list, tuple, L)): return [plain_values(o) for o in x]
     return x
 
-@patch
-def save(self:Checkpoint, next_epoch=None):
-    "Write the state, all or nothing; with `next_epoch` as the beginning of that epoch"
-    for cb in self.learn.cbs: getattr(type(cb), 'before_save', noop)(cb)
-    on_first(partial(self.write, next_epoch))
+def copied(
+    x # Anything
+):    # A copy of a tensor in main memory; anything else as it is
+    "What does not change when the training goes on"
+    return x.detach().to('cpu', copy=True) if isinstance(x, torch.Tensor) else x
 
 @patch
-def write(self:Checkpoint, next_epoch):
+def save(self:Checkpoint,
+    next_epoch=None, # Write the state as the beginning of this epoch
+    wait=True        # Until the file is there; otherwise a thread writes it
+):
+    "Write the state, all or nothing"
+    for cb in self.learn.cbs: getattr(type(cb), 'before_save', noop)(cb)
+    on_first(partial(self.write, next_epoch, wait))
+
+@patch
+def write(self:Checkpoint, next_epoch, wait):
     "Write the state of this rank: all have the same"
+    self.finish()
+    state = plain_values(self.state(next_epoch))
+    if wait: return self.write_file(state)
+    threads = ThreadPoolExecutor(1)
+    self.file = threads.submit(self.write_file, apply(copied, state))
+    threads.shutdown(wait=False)
+
+@patch
+def write_file(self:Checkpoint, state):
+    "Put a state where the old one was"
+    with atomic(self.path) as tmp: torch.save(state, tmp)
+
+@patch
+def finish(self:Checkpoint):
+    "Wait for the file that is being written; raise its error"
+    file, self.file = self.file, None
+    if file is not None: file.result()
+
+@patch
+def state(self:Checkpoint, next_epoch):
+    "The state of a run at this place"
     smooth = self.recorder.smooth_loss
     place = dict(epoch=self.epoch, batch=self.dls.train.batch, pct=self.pct_train)
     if next_epoch is not None: place = dict(epoch=next_epoch, batch=0)
-    state = dict(
+    return dict(
         format=FORMAT, args=self.args, place=place, train_iter=self.train_iter,
         model=dict(get_model(self.model).state_dict()), opt=self.opt.state_dict(),
         loss=dict(getattr(self.loss_func, 'state_dict', dict)()),
         smooth_loss=dict(count=smooth.count, val=torch.as_tensor(smooth.val)),
         values=[[float(x) for x in row] for row in self.recorder.values])
-    with atomic(self.path) as tmp: torch.save(plain_values(state), tmp)
 
 # %% ../../nbs/32_callbacks.ipynb #bb655f45
 STATE = dict(args=dict, place=dict, train_iter=int, model=dict, opt=dict, loss=dict,
