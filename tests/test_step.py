@@ -18,7 +18,7 @@ from refers_nb.data.tokens import Tokenizer
 from refers_nb.data.views import Views
 from refers_nb.models.refers import Refers, refers_model
 from refers_nb.models.textenc import ReportEncoder
-from refers_nb.training import pretrain as pretrain_module, step as step_module
+from refers_nb.training import step as step_module
 from refers_nb.training.callbacks import Checkpoint, fuse_attention, setup_progress, TensorBoardLogger
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.optim import WarmupCosine
@@ -321,16 +321,6 @@ def test_compile_is_part_of_what_a_run_is(table):
     assert 'compile' in diff_args(was, now | dict(compile=True))
 
 
-@pytest.fixture
-def shallow(monkeypatch):
-    "Of every kind of layer one: the compiler's work is the same for each"
-    def build(*args, text, **kwargs):
-        model = refers_model(*args, text=text | dict(depth=1), **kwargs)
-        del model.vision.vit.blocks[1:]
-        return model
-    monkeypatch.setattr(pretrain_module, 'refers_model', build)
-
-
 def check_killed_run(table, tmp_path):
     "A compiled run that is killed goes on to the weights of one that was not"
     pretrain(table, tmp_path/'whole', **ARGS, compile=True)
@@ -342,7 +332,7 @@ def check_killed_run(table, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_compiled_run_goes_on_exactly(table, tmp_path, monkeypatch, shallow):
+def test_a_killed_compiled_run_goes_on_exactly(table, tmp_path, monkeypatch):
     monkeypatch.setattr('refers_nb.training.pretrain.Compile', lambda: Compile('aot_eager'))
     check_killed_run(table, tmp_path)
     pretrain(table, tmp_path/'plain', **ARGS)
@@ -351,7 +341,7 @@ def test_a_killed_compiled_run_goes_on_exactly(table, tmp_path, monkeypatch, sha
 
 
 @pytest.mark.slow
-def test_a_killed_run_of_compiled_kernels_goes_on_exactly(table, tmp_path, shallow):
+def test_a_killed_run_of_compiled_kernels_goes_on_exactly(table, tmp_path):
     check_killed_run(table, tmp_path)
 
 
