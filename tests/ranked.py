@@ -14,9 +14,8 @@ from refers_nb.training.distributed import over_ranks
 from refers_nb.training.finetune import finetune_learner
 from refers_nb.training.pretrain import RefersArgs, refers_run_learner, run_tokenizer
 
-STEPS = 12
 BASE = dict(preset='nano', start='random', size=32, bs=8, n_views=3, vocab=300, max_len=32, least_patients=0, dropout=0.,
-            epochs=2, precision='fp32', device='cpu')
+            epochs=4, precision='fp32', device='cpu') # 24 steps
 SGD = dict(opt='paper', lr=.01)                               # one gradient that differs by rounding moves no weight far
 RUNS = dict(
     both=dict(clip=.5, **SGD),                                # masked equal reports, learned temperature
@@ -60,7 +59,7 @@ def finetuned(table):
     "A classifier, some of its labels missing"
     df = read_studies(table)
     for i, name in enumerate(o for o in df if o.startswith('label:')): df.loc[df.index % 5 == i, name] = float('nan')
-    learn = finetune_learner(df, store=image_store(table), steps=STEPS, evals=2, bs=8, size=32, opt='sgd', device='cpu',
+    learn = finetune_learner(df, store=image_store(table), steps=20, evals=2, bs=8, size=32, opt='sgd', device='cpu',
                              precision='fp32', arch=dict(name='test_vit'))
     with learn.no_bar(), learn.no_logging(): over_ranks(learn).fit(learn.n_epochs)
     return outcome(learn)

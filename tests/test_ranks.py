@@ -43,9 +43,9 @@ RANKS = pytest.mark.parametrize('n', [2, pytest.param(4, marks=pytest.mark.slow)
 @RANKS
 @pytest.mark.parametrize('run', ['both', 'parts', 'classifier'])
 def test_ranks_are_one_process(found, n, run):
-    "Steps of SGD: losses, weights and temperature differ by rounding"
+    "20 steps of SGD: losses, weights and temperature differ by rounding"
     one, several = found(1)[run], found(n)[run]
-    assert len(one['losses']) >= 12
+    assert len(one['losses']) >= 20
     for part in ('losses', 'weights', 'loss'):
         torch.testing.assert_close(several[part], one[part], atol=1e-5, rtol=0)
     torch.testing.assert_close(several['valid'], one['valid'], atol=1e-5, rtol=0)
@@ -68,7 +68,7 @@ def test_validation_is_that_of_one_process_to_the_last_digit(found, n):
 def test_the_runs_learn_something(found):
     "The tests above can fail"
     both, parts = (found(1)[o] for o in ('both', 'parts'))
-    assert both['losses'][-1] < both['losses'][0] - .05
+    assert both['losses'][-1] < both['losses'][0] - .1
     assert both['loss']['log_tau'] != parts['loss']['log_tau']
     assert not torch.equal(both['losses'][:5], parts['losses'][:5])
 
@@ -122,21 +122,21 @@ def in_two_forks(name, *args):
 
 
 @pytest.mark.slow
-def test_stopped_on_two_goes_on_with_two_and_then_with_one(table, tmp_path, call):
+def test_stopped_on_four_goes_on_with_two_and_then_with_one(table, tmp_path, call):
     "A signal to the command reaches all ranks, which save; another number of them goes on at the same batch"
-    out, more = tmp_path/'run', ['--epochs', 8]
-    for number, code in ((signal.SIGTERM, 143), (signal.SIGUSR1, 138)):
+    out, more = tmp_path/'run', ['--epochs', 10]
+    for n, number, code in ((4, signal.SIGTERM, 143), (2, signal.SIGUSR1, 138)):
         before = (out/'state.pt').stat().st_mtime_ns if (out/'state.pt').exists() else 0
-        run = pretrain(table, out, *more, '--gpus', 2)
+        run = pretrain(table, out, *more, '--gpus', n)
         wait_for(out/'state.pt', run)
         while (out/'state.pt').stat().st_mtime_ns == before: time.sleep(.05)
         os.kill(run.pid, number)
         assert ended(run) == (code, 'refers-pretrain: stopped\n')
         state = torch.load(out/'state.pt', weights_only=True)
-        assert 0 < state['train_iter'] < 48
+        assert 0 < state['train_iter'] < 60
     assert call('refers-pretrain', table, out, *RUN, *more)[0] == 0
     history = (out/'history.csv').read_text().splitlines()
-    assert len(history) == 9 and load_file(out/'checkpoint'/'model.safetensors')
+    assert len(history) == 11 and load_file(out/'checkpoint'/'model.safetensors')
 
 
 @pytest.mark.skipif(not Path('/proc').exists(), reason='finds the ranks in /proc')
