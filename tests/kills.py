@@ -57,6 +57,20 @@ def by_exception(k, f):
     return False
 
 
+def changes_of(f):
+    "The names of the changes of files that a function makes, in their order"
+    names = []
+    def noted(name, change):
+        def run(*args, **kw):
+            names.append(name)
+            return change(*args, **kw)
+        return run
+    with contextlib.ExitStack() as stack:
+        for o in CHANGES: stack.enter_context(mock.patch.object(os, o, noted(o, getattr(os, o))))
+        f()
+    return names
+
+
 def by_signal(k, f):
     "The same in a child that kills itself; what it had not written yet is lost, too"
     pid = os.fork()
@@ -72,22 +86,48 @@ def by_signal(k, f):
 
 def run_fork(program, *args):
     "Run the text of a program in a fork of this process, whose imports are paid already; as `subprocess.run` tells it"
-    with tempfile.TemporaryFile('w+') as out, tempfile.TemporaryFile('w+') as err:
-        pid = os.fork()
-        if not pid: child(program, args, out, err)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        for f in (out, err): f.seek(0)
-        return subprocess.CompletedProcess([program, *args], code, out.read(), err.read())
+    return Fork(program, args).ended()
 
 
-def child(program, args, out, err):
-    "What the fork does: the program as a main module, then its end"
+def run_ranks_in_forks(n, program, *args):
+    "The same as `n` ranks that meet at this process, as at the agent of `torchrun`; one result each"
+    from torch.distributed import TCPStore
+    place = TCPStore('localhost', 0, is_master=True, wait_for_workers=False)
+    told = dict(WORLD_SIZE=n, MASTER_ADDR='localhost', MASTER_PORT=place.port,
+                TORCHELASTIC_USE_AGENT_STORE=True, TORCHELASTIC_RESTART_COUNT=0)
+    forks = [Fork(program, args, dict(told, RANK=i, LOCAL_RANK=i)) for i in range(n)]
+    return [o.ended() for o in forks]
+
+
+class Fork:
+    "A fork of this process that runs the text of a program as a main module, and ends"
+    def __init__(self, program, args, env={}):
+        self.args = [program, *args]
+        self.out, self.err = tempfile.TemporaryFile('w+'), tempfile.TemporaryFile('w+')
+        self.pid = os.fork()
+        if not self.pid: child(program, args, env, self.out, self.err)
+
+    def ended(self):
+        "Wait for its end; what came of it"
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        said = []
+        for f in (self.out, self.err):
+            f.seek(0)
+            said.append(f.read())
+            f.close()
+        return subprocess.CompletedProcess(self.args, code, *said)
+
+
+def child(program, args, env, out, err):
+    "What the fork does"
     code = 1
     try:
         for f, number, name in ((out, 1, 'stdout'), (err, 2, 'stderr')):
             os.dup2(f.fileno(), number)
             setattr(sys, name, f)
         os.environ['TOKENIZERS_PARALLELISM'] = 'false'   # else a fork is warned on stderr
+        os.environ.update({k: str(v) for k, v in env.items()})
+        if 'torch' in sys.modules: sys.modules['torch'].set_num_threads(1)   # the others have not been forked
         sys.argv = ['-c', *map(str, args)]
         exec(program, dict(__name__='__main__'))
         code = 0

@@ -244,46 +244,39 @@ def test_bad_input_is_one_line(data, tmp_path, call):
 
 
 @pytest.mark.slow
-def test_demo_writes_what_it_says_and_goes_on(tmp_path):
-    args = dict(studies=24, labelled=60, epochs=1, steps=1, seeds=(0,), size=32)
-    res = demo(tmp_path, **args)
+def test_demo_writes_what_it_says_and_goes_on(tmp_path, call):
+    "As a command, then as the function that it calls"
+    out = tmp_path/'d'
+    command = ('refers-demo', '--out', out, '--studies', 24, '--labelled', 60, '--epochs', 1, '--steps', 1, '--seeds', 1)
+    args = dict(studies=24, labelled=60, epochs=1, steps=1, seeds=(0,))
+    code, text, err = call(*command)
+    assert code == 0 and 'refers' in text, err
+    res = pd.read_csv(out/'results.csv')
     assert list(res) == ['init', 'fraction', 'seed', 'auroc'] and set(res.init) == {'refers', 'random'}
     assert sorted(set(res.fraction)) == [.01, .1, 1.] and len(res) == 6 and res.auroc.between(0, 1).all()
-    pd.testing.assert_frame_equal(pd.read_csv(tmp_path/'results.csv'), res)
+    assert (out/'label_efficiency.png').stat().st_size > 5000
     parts = {}
     for name in ('reports', 'labels'):
-        df = pd.read_parquet(tmp_path/'data'/name/'studies.parquet')
+        df = pd.read_parquet(out/'data'/name/'studies.parquet')
         for s, g in df.groupby('split'): parts[name, s] = set(g.patient.str.split('-').str[0])
     assert len(set.union(*parts.values())) == sum(map(len, parts.values())) == 5      # every part has its own seed
-    files = [tmp_path/o for o in ('checkpoint/model.safetensors', 'trials/random_1_0.json', 'data/labels/images.npy')]
-    before = [o.stat().st_mtime_ns for o in files]
-    pd.testing.assert_frame_equal(demo(tmp_path, **args), res)
-    assert [o.stat().st_mtime_ns for o in files] == before
-    with pytest.raises(InputError, match='other arguments'): demo(tmp_path, **args | dict(epochs=2))
-    assert (tmp_path/'results.csv').exists()
-
-
-@pytest.mark.slow
-def test_demo_as_a_command_goes_on(tmp_path, call):
-    out = tmp_path/'d'
-    args = ('refers-demo', '--out', out, '--studies', 24, '--labelled', 60, '--epochs', 1, '--steps', 1, '--seeds', 1)
-    code, text, err = call(*args)
-    assert code == 0 and 'refers' in text, err
-    assert len(pd.read_csv(out/'results.csv')) == 6 and (out/'checkpoint'/'model.safetensors').exists()
-    assert (out/'label_efficiency.png').stat().st_size > 5000
     files = [out/o for o in ('checkpoint/model.safetensors', 'trials/random_1_0.json', 'data/labels/images.npy')]
     before = [o.stat().st_mtime_ns for o in files]
-    assert call(*args)[0] == 0 and [o.stat().st_mtime_ns for o in files] == before
-    code, _, err = call(*args, '--epochs', 2)
+    assert call(*command)[0] == 0
+    pd.testing.assert_frame_equal(demo(out, **args), res)
+    assert [o.stat().st_mtime_ns for o in files] == before
+    with pytest.raises(InputError, match='other arguments'): demo(out, **args | dict(epochs=2))
+    code, _, err = call(*command, '--epochs', 2)
     assert code == 1 and 'other arguments' in err.splitlines()[-1] and (out/'results.csv').exists()
 
 
 @pytest.mark.slow
 def test_the_whole_way_as_processes(tmp_path):
-    "Every command as a terminal starts it"
+    "Commands as a terminal starts them"
     data, pre, tuned = tmp_path/'data', tmp_path/'pre', tmp_path/'tuned'
     assert run('refers-prep', 'phantom', 60, data, '--size', 32)[0] == 0
-    code, out, err = run('refers-pretrain', data, pre, '--start', 'random', '--size', 32, '--epochs', 1, '--bs', 16)
+    code, out, err = run('refers-pretrain', data, pre, '--start', 'random', '--size', 32, '--epochs', 1, '--bs', 16,
+                         '--preset', 'nano')
     assert code == 0 and out.strip().endswith(str(pre/'checkpoint')), err
     code, out, err = run('refers-finetune', data, pre/'checkpoint', tuned, '--fractions', 1, '--seeds', 0,
                          '--steps', 3, '--bs', 8)
@@ -292,7 +285,3 @@ def test_the_whole_way_as_processes(tmp_path):
     assert code == 0 and (tmp_path/'report'/'report.md').exists(), err
     code, out, err = run('refers-report', pre/'checkpoint', next((data/'png').glob('*.png')), '--max-len', 12)
     assert code == 0 and out.strip().endswith(cli.CAUTION), err
-    code, out, err = run('refers-demo', '--out', tmp_path/'demo', '--studies', 24, '--labelled', 60, '--epochs', 1,
-                         '--steps', 1, '--seeds', 1)
-    assert code == 0 and (tmp_path/'demo'/'results.csv').exists(), err
-    refused('refers-report', run('refers-report', tmp_path/'gone', tmp_path/'a.png'), 'no checkpoint')

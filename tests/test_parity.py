@@ -1,8 +1,9 @@
 "The same numbers as elsewhere: the released model, `transformers`, `sentencepiece`, and one process in place of several"
-import json, random, re, subprocess, sys, zlib
+import json, random, re, zlib
 from pathlib import Path
 
 import numpy as np, pytest, torch
+from kills import run_fork
 from transformers import BertConfig, BertModel
 
 from refers_nb.core import InputError
@@ -223,8 +224,7 @@ for world in worlds:
 @pytest.mark.parametrize('world', [2, pytest.param(4, marks=slow)])
 def test_ranks_learn_as_one_process(tmp_path, world):
     "Loss and gradients of gloo ranks are those of one process with the whole batch"
-    run = subprocess.run([sys.executable, '-W', 'ignore', '-c', RANKS, tmp_path, '1', str(world)],
-                         capture_output=True, text=True, timeout=300)
+    run = run_fork(RANKS, tmp_path, '1', world)
     assert run.returncode == 0, run.stderr
     def result(name): return torch.load(tmp_path/f'{name}.pt', weights_only=True)
     one = result('1-0')

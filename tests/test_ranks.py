@@ -3,6 +3,7 @@ import functools, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 import torch
+from kills import run_ranks_in_forks
 from safetensors.torch import load_file
 
 from refers_nb.core import InputError
@@ -12,7 +13,6 @@ from refers_nb.training import baselines as baselines_module, pretrain as pretra
 
 HERE = Path(__file__).parent
 SCRIPT = Path(sys.executable).parent
-LAUNCH = 'import sys; from refers_nb.ranks import run_ranks; sys.exit(run_ranks(int(sys.argv[1]), sys.argv[2:])[0])'
 RUN = ['--preset', 'nano', '--start', 'random', '--size', 32, '--bs', 8, '--n-views', 2, '--vocab', 300, '--precision', 'fp32',
        '--device', 'cpu', '--least-patients', 0]
 ENV = dict(os.environ, OMP_NUM_THREADS='1', REFERS_NB_PROGRESS='0')
@@ -32,9 +32,8 @@ def found(table):
     out.mkdir()
     @functools.cache
     def run(n):
-        command = [HERE/'ranked.py', table, out]
-        launch = [sys.executable, *(['-c', LAUNCH, str(n)] if n > 1 else [])]
-        subprocess.run([*launch, *command], check=True, env=ENV, capture_output=True)
+        program = compile((HERE/'ranked.py').read_text(), 'ranked.py', 'exec')
+        for o in run_ranks_in_forks(n, program, table, out): assert o.returncode == 0, o.stderr
         return torch.load(out/f'{n}.pt', weights_only=True)
     return run
 
@@ -113,8 +112,17 @@ def children(process):
 def pretrain(table, out, *more): return start('refers-pretrain', table, out, *RUN, *more)
 
 
+SCRIPT_OF_FORK = "import runpy, sys; del sys.argv[0]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def in_two_forks(name, *args):
+    "The larger exit code of a command in two ranks, and what they said"
+    both = run_ranks_in_forks(2, SCRIPT_OF_FORK, SCRIPT/name, *args)
+    return max(o.returncode for o in both), ''.join(o.stderr for o in both)
+
+
 @pytest.mark.slow
-def test_stopped_on_four_goes_on_with_two_and_then_with_one(table, tmp_path):
+def test_stopped_on_four_goes_on_with_two_and_then_with_one(table, tmp_path, call):
     "A signal to the command reaches all ranks, which save; another number of them goes on at the same batch"
     out, more = tmp_path/'run', ['--epochs', 10]
     for n, number, code in ((4, signal.SIGTERM, 143), (2, signal.SIGUSR1, 138)):
@@ -126,7 +134,7 @@ def test_stopped_on_four_goes_on_with_two_and_then_with_one(table, tmp_path):
         assert ended(run) == (code, 'refers-pretrain: stopped\n')
         state = torch.load(out/'state.pt', weights_only=True)
         assert 0 < state['train_iter'] < 60
-    assert ended(pretrain(table, out, *more)) == (0, '')
+    assert call('refers-pretrain', table, out, *RUN, *more)[0] == 0
     history = (out/'history.csv').read_text().splitlines()
     assert len(history) == 11 and load_file(out/'checkpoint'/'model.safetensors')
 
@@ -150,20 +158,24 @@ def test_torchrun_starts_them_again(table, tmp_path):
     "`--max-restarts`: a rank is killed, the run ends well"
     out = tmp_path/'run'
     command = ['--standalone', '--nproc-per-node', 2, '--max-restarts', 1, '--no-python', '--', SCRIPT/'refers-pretrain']
-    run = start('torchrun', *command, table, out, *RUN, '--epochs', 12)
+    run = start('torchrun', *command, table, out, *RUN, '--epochs', 8)
     wait_for(out/'state.pt', run)
     os.kill(children(run)[1], signal.SIGKILL)
     code, said = ended(run)
     assert code == 0, said
-    assert (out/'checkpoint').exists() and len((out/'history.csv').read_text().splitlines()) == 13
+    assert (out/'checkpoint').exists() and len((out/'history.csv').read_text().splitlines()) == 9
 
 
-@pytest.mark.parametrize('more, line', [
-    (['--bs', 9], 'bs 9 cannot be shared equally by 2 processes'),
-    (['--epochs', 0], 'epochs')])
-def test_what_cannot_be_is_said_once(table, tmp_path, more, line):
-    code, said = ended(pretrain(table, tmp_path/'run', '--epochs', 1, '--gpus', 2, *more))
-    assert code == 1 and line in said and said.count('\n') == 1
+def said_once(result, line):
+    "The command was refused by one of its ranks, in one line"
+    code, said = result
+    return code == 1 and line in said and said.count('\n') == 1
+
+
+def test_what_cannot_be_is_said_once(table, tmp_path):
+    own = table, tmp_path/'run', *RUN, '--epochs', 1
+    assert said_once(ended(start('refers-pretrain', *own, '--gpus', 2, '--bs', 9)), 'bs 9 cannot be shared equally by 2 processes')
+    assert said_once(in_two_forks('refers-pretrain', *own, '--epochs', 0), 'epochs')
 
 
 def test_what_one_process_does_is_refused_by_several(table, tmp_path, monkeypatch):
@@ -175,23 +187,23 @@ def test_what_one_process_does_is_refused_by_several(table, tmp_path, monkeypatc
     assert not (tmp_path/'run').exists()
 
 
-@pytest.mark.slow
 def test_a_folder_belongs_to_one_run(table, tmp_path):
+    "The first rank is refused, and the others end with it"
     with own_folder(tmp_path/'run'):
-        code, said = ended(pretrain(table, tmp_path/'run', '--epochs', 1, '--gpus', 2))
-    assert code == 1 and 'another process is writing to this folder' in said and said.count('\n') == 1
+        res = in_two_forks('refers-pretrain', table, tmp_path/'run', *RUN, '--epochs', 1)
+    assert said_once(res, 'another process is writing to this folder')
 
 
 @pytest.mark.slow
 def test_one_classifier_on_two_ranks(table, tmp_path):
     "It is written once; several classifiers are refused"
-    common = ['--steps', 4, '--bs', 8, '--size', 32, '--device', 'cpu', '--precision', 'fp32', '--fractions', 1, '--gpus', 2]
-    code, said = ended(start('refers-finetune', table, 'random', tmp_path/'one', *common, '--seeds', 0))
+    common = ['--steps', 4, '--bs', 8, '--size', 32, '--device', 'cpu', '--precision', 'fp32', '--fractions', 1]
+    code, said = ended(start('refers-finetune', table, 'random', tmp_path/'one', *common, '--gpus', 2, '--seeds', 0))
     assert code == 0, said
     record = json.loads((tmp_path/'one'/'run.json').read_text())
     assert (record['status'], record['ranks'], record['hosts']) == ('finished', 2, 1)
-    code, said = ended(start('refers-finetune', table, 'random', tmp_path/'two', *common, '--seeds', '0,1'))
-    assert code == 1 and 'each on a GPU of its own' in said and said.count('\n') == 1
+    res = in_two_forks('refers-finetune', table, 'random', tmp_path/'two', *common, '--seeds', '0,1')
+    assert said_once(res, 'each on a GPU of its own')
 
 
 SRUN = '''#!/bin/bash
@@ -218,7 +230,7 @@ def slurm(tmp_path):
     script = next(o for o in text.split('```') if '#SBATCH' in o).removeprefix('bash\n')
     flags = '--preset paper --workers 2'
     assert flags in script
-    (tmp_path/'job.sh').write_text(script.replace(flags, ' '.join(map(str, RUN)) + ' --epochs 12'))
+    (tmp_path/'job.sh').write_text(script.replace(flags, ' '.join(map(str, RUN)) + ' --epochs 8'))
     for name, words in (('srun', SRUN), ('scontrol', SCONTROL)):
         (tmp_path/'bin'/name).parent.mkdir(exist_ok=True)
         (tmp_path/'bin'/name).write_text(words)
@@ -249,6 +261,6 @@ def test_the_slurm_script_of_the_page(table, slurm):
     code, said = ended(run)
     assert code == 138 and said.count('refers-pretrain: stopped') == 1, said
     assert (slurm/'requeued').read_text().split()[0] == 'requeue'
-    assert 0 < torch.load(out/'state.pt', weights_only=True)['train_iter'] < 72
+    assert 0 < torch.load(out/'state.pt', weights_only=True)['train_iter'] < 48
     assert ended(job(slurm)) == (0, '')
     assert json.loads((out/'run.json').read_text())['ranks'] == 2

@@ -77,10 +77,7 @@ def run_fresh(program, *args):
                           capture_output=True, env=dict(os.environ, OMP_NUM_THREADS='1'), timeout=300)
 
 
-each_run = pytest.mark.parametrize('run', [run_fork, pytest.param(run_fresh, marks=pytest.mark.slow)])
-
-
-def kill_process(table, out, where, n, run=run_fresh):
+def kill_process(table, out, where, n, run=run_fork):
     "Start the run in a process of its own, which ends by SIGKILL"
     r = run(DYING_RUN, table, out, where, n)
     assert r.returncode == -signal.SIGKILL, r.stderr[-2000:]
@@ -119,8 +116,9 @@ def test_killed_again_and_again_is_bit_for_bit(table, whole, tmp_path, kill, whe
     check_same(whole, out)
 
 
-@each_run
-@pytest.mark.parametrize('where, n', [('step', 5), pytest.param('save', 3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('where, n, run', [
+    ('step', 5, run_fork),
+    pytest.param('save', 3, run_fresh, marks=pytest.mark.slow)])
 def test_killed_by_the_system_is_bit_for_bit(table, whole, tmp_path, where, n, run):
     out = tmp_path/'run'
     kill_process(table, out, where, n, run)
@@ -177,11 +175,10 @@ COMMAND = DYING_RUN.replace('\npretrain(', '\nfrom refers_nb.core import cli_err
 COMMAND += 'refers_pretrain()\n'
 
 
-@each_run
-@pytest.mark.parametrize('name, n, code', [
-    ('SIGTERM', 5, 143),
-    pytest.param('SIGINT', 3, 130, marks=pytest.mark.slow),
-    pytest.param('SIGTERM', 1, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('name, n, code, run', [
+    ('SIGTERM', 5, 143, run_fork),
+    pytest.param('SIGINT', 3, 130, run_fresh, marks=pytest.mark.slow),
+    pytest.param('SIGTERM', 1, 143, run_fork, marks=pytest.mark.slow)])
 def test_asked_to_stop_it_saves_its_state_and_goes_on_bit_for_bit(table, whole, tmp_path, name, n, code, run):
     out = tmp_path/'run'
     r = run(COMMAND, table, out, name, n)

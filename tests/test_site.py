@@ -5,6 +5,7 @@ import importlib
 import inspect
 import io
 import json
+import os
 import re
 import shlex
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from fastcore.script import anno_parser
+from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'nbs'/'_site'))
@@ -168,8 +170,12 @@ def test_citation_is_valid():
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
-    "What `make docs` makes, with an error for every warning"
-    return build.build(tmp_path_factory.mktemp('site')/'docs', strict=True)
+    "What `make docs` makes, with an error for every warning; built by one process of pytest, looked at by all"
+    own = tmp_path_factory.getbasetemp()
+    folder = own.parent if 'PYTEST_XDIST_WORKER' in os.environ else own
+    with FileLock(folder/'site.lock'):
+        if not (folder/'site').exists(): build.build(folder/'in_the_making', strict=True).rename(folder/'site')
+    return folder/'site'
 
 
 def article(page):
