@@ -42,7 +42,7 @@ class Phantoms:
 
     @property
     def no_finding(self):
-        "Bool (n,): nothing is wrong"
+        "Bool (n,): whether a study has no finding"
         return (self.labels.sum(axis=1) == 0).to_numpy()
 
     def __repr__(self):
