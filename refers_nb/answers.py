@@ -89,7 +89,7 @@ CAUTION = 'Said by a model, for research and teaching: not for clinical use.'
 PREDICT_LIMITS = dict(bs=(int, 1, 10**5), stored=(int, 1, 4096))
 
 class Counts:
-    "What is told of a table at its end"
+    "The numbers that are reported at the end of a table"
     def __init__(self): self.rows = self.rejected = self.unlike = 0
     def add(self, table):
         "Count some rows"

@@ -230,7 +230,7 @@ def shows_film(
 
 # %% ../../nbs/11b_dicom.ipynb #5ae3bc82
 def natural_range(
-    x,  # Stored values that count, integer array; of 8 and 16 bits the ends of their range will do
+    x,  # Stored values that count, integer array; with 8 or 16 bits its two ends suffice
     ds, # Their dataset
 ):      # Two floats, in units of the modality
     "Black and white without a window: of 8 bits all that can be stored, else the range"

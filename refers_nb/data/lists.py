@@ -32,19 +32,19 @@ RELEASED = dict(
     vinbig=('VinBigData_Chest_X-ray', VINBIG),
     shenzhen=('Shenzhen_Tuberculosis', ['normal', 'tuberculosis']),
     covid=('COVID-19_Image_Data_Collection', ['other', 'COVID-19']))
-# The same with the sets of which MRM alone has lists
+# The same, with the sets for which only MRM has lists
 LISTED = RELEASED | dict(
     chexpert=('CheXpert', CHEXPERT_FIVE),
     rsna=('RSNA_Pneumonia', ['Pneumonia']),
     siim=('SIIM-ACR_Pneumothorax', []))
-REST_IS_TRAIN = ('nih14', 'chexpert') # Without a training list, what the others leave is trained on
+REST_IS_TRAIN = ('nih14', 'chexpert') # No training list: training gets what the others leave
 
 # %% ../../nbs/15c_lists.ipynb #4e81a801
 def read_list(
-    path:Path, # List: a file name and 0 or 1 for each finding on each line
+    path:Path, # List: on each line a file name and 0 or 1 for each finding
     n:int,     # Findings
 ):             # Yields (file name, list of n floats)
-    "One list of the release; `InputError` names the line that is wrong"
+    "One list of a release; `InputError` names the line that is wrong"
     for number, line in numbered_lines(path):
         name, *values = line.rsplit(maxsplit=n)
         if len(values) != n or set(values) - {'0', '1', '0.0', '1.0'}:
@@ -58,9 +58,9 @@ LIST_NAME = re.compile(rf'(?:({PARTS})(?:_list)?|train_(1|10))\.txt', re.IGNOREC
 
 def list_part(
     path:Path, # List: train.txt, val_list.txt, train_1.txt and the like
-    share=100, # 1, 10 or 100: percent of the training images that are wanted
+    share=100, # Percent of the training images that are wanted: 1, 10 or 100
 ):             # train, valid or test; None for a training list of another share
-    "Which part of the data a list holds, as its name says; `InputError` where it says nothing"
+    "The part of the data that a list's name tells; `InputError` for a name that tells none"
     m = LIST_NAME.fullmatch(path.name)
     if not m:
         raise InputError(f'{path.parent}: {printable_line(path.name)}: the lists are named '
@@ -72,7 +72,7 @@ def list_part(
 
 # %% ../../nbs/15c_lists.ipynb #cbfc51ff
 def list_files(
-    folder,     # DataProcessed of REFERS, DatasetsSplits of MRM, the folder above, or one in it
+    folder,     # DataProcessed of REFERS, DatasetsSplits of MRM, a folder above or inside
     source:str, # Name in `LISTED`
 )->list:        # Their paths
     "The lists of one data set; `InputError` where there are none"
@@ -89,7 +89,7 @@ def check_share(
     share, # Percent of the training images
     lists, # Folder of lists, or None
 ):
-    "`InputError` for a share of which there are no lists"
+    "`InputError` for a share without lists"
     if share not in (1, 10, 100):
         raise InputError(f'share={share}: expected 1, 10 or 100, percent of the training images')
     if share != 100 and not lists:
@@ -101,7 +101,7 @@ def wanted_lists(
     source:str,    # As for `released_lists`
     share:int=100, # As for `released_lists`
 )->dict:           # {path: train, valid or test}
-    "The lists of one data set that count for a share; `InputError` where there is none for it"
+    "The lists of one data set that are used for a share; `InputError` where there is none"
     check_share(share, folder)
     if source not in LISTED: raise InputError(f"{source}: there are lists of {', '.join(LISTED)}")
     parts = {path: list_part(path, share) for path in list_files(folder, source)}
@@ -112,13 +112,13 @@ def wanted_lists(
     return wanted
 
 # %% ../../nbs/15c_lists.ipynb #141ffa4d
-NAME_PARTS = dict(chexpert=3) # patient, study and view; elsewhere a file name is enough
+NAME_PARTS = dict(chexpert=3) # Parts: patient, study and view; elsewhere a file name is enough
 
 def listed_name(
     path:str,   # Path or file name
     source:str, # As for `released_lists`
 )->str:         # Such as 00000001_000.png, or patient00001-study1-view1_frontal.jpg
-    "What an image is called in the lists of a data set"
+    "The name of an image in the lists of a data set"
     return '-'.join(path.replace('\\', '/').split('/')[-NAME_PARTS.get(source, 1):])
 
 def released_lists(
@@ -145,8 +145,8 @@ def listed(
     names,      # Series of file names or ids
     lists,      # By `released_lists`
     col='split' # Its column
-):              # Series like `names`, missing where a name is in no list
-    "What the lists say of each image, by its file name, or by a stem that only one image has"
+):              # Same index as `names`, missing where a name is in no list
+    "What the lists say of each image, by file name, or by a stem that only one image has"
     by_name = names.map(os.path.basename, na_action='ignore').map(lists[col])
     stems = lists.set_axis(lists.index.map(file_stem))
     alone = stems[~stems.index.duplicated(keep=False)]
@@ -155,10 +155,10 @@ def listed(
 
 # %% ../../nbs/15c_lists.ipynb #70fd6141
 def list_differences(
-    labels, # DataFrame of findings by file name or id, as rebuilt from raw annotations
+    labels, # DataFrame of findings by file name or id, from the raw annotations
     lists,  # By `released_lists`
-):          # Series: entries in which they differ, by finding; over the images of both
-    "How far the lists follow from the annotations; a label that is missing differs from nothing"
+):          # Series by finding: number of entries that differ, over the images of both
+    "How often lists and annotations differ; a missing label is not counted"
     names = labels.index.to_series()
     differing = {}
     for finding in lists:
@@ -174,7 +174,7 @@ def split_note(
     files:dict, # By `wanted_lists`
     share:int,  # Percent of the training images
 )->str:
-    "Whose split it is; the two releases name their lists differently"
+    "A note that says whose split it is; the two releases name their lists differently"
     by_mrm = any('_' in o.stem for o in files)
     if not by_mrm: return 'Split of the REFERS release.'
     return f'Split of MRM, {share} % of the training images.'
@@ -184,9 +184,9 @@ def released_split(
     labels,     # Findings of the same images by name, for `list_differences`
     folder,     # As for `released_lists`
     source:str, # As for `released_lists`
-    notes:list, # Told of the split, and of labels that are not ours
+    notes:list, # Told of the split, and of labels that differ
     share=100,  # As for `released_lists`
-):              # Series like `names`, missing where a name is in no list
+):              # Same index as `names`, missing where a name is in no list
     "The split of a release"
     files = wanted_lists(folder, source, share)
     lists = released_lists(folder, source, share)

@@ -49,7 +49,7 @@ class AttentionFusion(nn.Module):
     "Order-free fusion: tokens are weighed by their answer to the mean class token of the study"
     def __init__(self,
         dim:int,     # Token width d
-        k:int=None,  # Not needed, any number of views will do: so that both fusions are built alike
+        k:int=None,  # Not used: any number of views fits; here so that both fusions are built alike
     ):
         super().__init__()
         self.query = nn.Linear(dim, dim)

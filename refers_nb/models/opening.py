@@ -318,8 +318,8 @@ def timm_facts(
 
 def read_start(
     start # File of weights, folder, or timm name
-)->tuple: # Name to tensor, what is said of it elsewhere, what to call it in an error
-    "Weights and what lies beside them"
+)->tuple: # Name to tensor, facts from the files beside it, its name for errors
+    "Weights, and the facts that lie beside them"
     path = Path(str(start).removeprefix('local-dir:')).expanduser()
     if path.is_dir(): return read_weights(weights_file(path)), folder_facts(path), str(start)
     if not path.exists() and path.suffix not in WEIGHT_FILES:

@@ -20,8 +20,8 @@ from .body import Body
 def show_strip(
     pictures,    # Arrays (h, w)
     titles=None, # One per picture
-    vmin=0,      # What is shown black
-    vmax=1,      # What is shown white
+    vmin=0,      # Value shown as black
+    vmax=1,      # Value shown as white
 ):
     "Show grey pictures in a row"
     import matplotlib.pyplot as plt
@@ -35,7 +35,7 @@ def show_strip(
 
 # %% ../../nbs/01_film.ipynb #299123b2
 class View(SimpleNamespace):
-    "Bodies seen from one direction, as they are being drawn: what a body has, and arrays of pixels"
+    "Bodies seen from one direction while they are drawn: measures of bodies, arrays of pixels"
 
 # %% ../../nbs/01_film.ipynb #850d21b3
 def coordinates(
@@ -72,7 +72,7 @@ def disc(
     x, y,   # Centre
     rx, ry, # Radii
     soft,   # Share of the radius over which it fades
-    rho=0., # How it leans: the correlation of x and y
+    rho=0., # Its tilt, as the correlation of x and y
 ):
     "An ellipse about (x, y): 1 inside, falling to 0 at its edge over the share `soft`"
     dx = (v.x - x) / rx
@@ -86,7 +86,7 @@ def mirrored(
     v:View,           # A view
     rows=slice(None), # Rows of the image to draw on
 ):                    # Coordinates for `disc`
-    "Coordinates for what lies on both sides: `x` is the distance from the middle"
+    "Coordinates for a shape on both sides: `x` is the distance from the middle"
     return SimpleNamespace(x=np.abs(v.x), y=v.y[:, rows])
 
 # %% ../../nbs/01_film.ipynb #865b65e1
@@ -143,7 +143,7 @@ def displace_air(
 
 # %% ../../nbs/01_film.ipynb #8206a76c
 def heart(v:View):
-    "The heart's shadow fills air; above it the aortic knob"
+    "The heart in place of air, and the aortic knob above it"
     ventricles = disc(v, v.heart_x, v.heart_y, v.heart_w, v.heart_h, .22, rho=.30)
     atrium_x = v.heart_x - .42 * v.heart_w
     atrium_y = v.heart_y + .28 * v.heart_h
@@ -180,7 +180,7 @@ def draw_points(
     points,   # (x, y, weight), in shares of the image side
     size:int, # Side of the image in pixels
 ):            # float32 (size, size)
-    "Draw points, bilinear, on an empty canvas"
+    "Draw points on an empty canvas, with bilinear weights"
     x, y, weight = np.asarray(points, np.float32).T
     x = x * size - .5
     y = y * size - .5
@@ -222,7 +222,7 @@ def draw_tree(
     points,   # By `grow_tree`
     size:int, # Side of the image in pixels
 ):            # (size, size)
-    "A picture of a tree: the wider a vessel, the more it is blurred and the more it weighs"
+    "A picture of a tree; wide vessels are blurred more and weigh more"
     tree = 0
     for thin, thick, blur, weight in CALIBRES:
         layer = points[(points[:, 2] > thin) & (points[:, 2] <= thick)]
@@ -232,7 +232,7 @@ def draw_tree(
 # %% ../../nbs/01_film.ipynb #947a04fd
 @functools.lru_cache(maxsize=2)
 def grown_trees(view, n=24):
-    "Trees for all image sizes, since growing them takes longest"
+    "Trees for all image sizes; growing them takes the most time"
     rng = np.random.default_rng(7)
     return [grow_tree(rng, view) for _ in range(n)]
 
@@ -282,7 +282,7 @@ def texture(size, scale):
 
 def cloud(
     v:View,      # n studies
-    name:str,    # What it is for
+    name:str,    # Its use, which makes it another texture
     scale:float, # Size of its grain as a share of the image side
 ):               # (n, size, size)
     "A window of texture for each study"
@@ -307,7 +307,7 @@ def soft_parts(v:View):
 
 # %% ../../nbs/01_film.ipynb #4f4e76ea
 def bands(
-    height,     # In units of the distance between two bands; overwritten
+    height,     # Height, in units of the distance between two bands; overwritten
     half:float, # Half the width of a band
     soft:float, # Width of its edge
 ):
@@ -318,7 +318,7 @@ def bands(
 
 # %% ../../nbs/01_film.ipynb #f5b73c71
 def ribs(v:View):
-    "Posterior and anterior ribs, faint over heart and liver"
+    "Ribs at the back and in front, faint over heart and liver"
     dice = v.dice
     ax = np.abs(v.x)
     space = dice('rib space', .066, .080)
@@ -345,7 +345,7 @@ def clavicles(v:View):
 
 # %% ../../nbs/01_film.ipynb #910e51ad
 def vertebrae(v:View):
-    "Bodies of the vertebrae and the discs between them: 1 and less, (n, size, 1)"
+    "Vertebrae (1) and the discs between them (less than 1): (n, size, 1)"
     height = v.dice('vertebra', .060, .070)
     return np.clip(3 * np.cos(2 * np.pi * v.y / height) + 1.5, 0, 1)
 

@@ -24,7 +24,7 @@ from refers_nb.phantom.film import (
 def bounding_boxes(
     added:np.ndarray # What a finding adds to each study: (n, size, size)
 )->np.ndarray:       # Corners x0, y0, x1, y1 in pixels: (n, 4)
-    "The boxes around what is not small"
+    "The boxes around the pixels to which something noticeable is added"
     strength = np.abs(added)
     strongest = strength.max((1, 2), keepdims=True)
     is_seen = strength > np.maximum(.3 * strongest, 1e-3)
@@ -38,7 +38,7 @@ def bounding_boxes(
 
 # %% ../../nbs/01a_findings.ipynb #eb522352
 class SomeStudies:
-    "The studies `which` of a view: every array is cut when it is asked for"
+    "The studies `which` of a view; each array is cut when it is read"
     def __init__(self,
         view:View, # n studies
         which,     # Numbers of those to keep
@@ -67,7 +67,7 @@ def add_findings(
         severity = getattr(v, attribute_name(finding))
         has = np.flatnonzero(severity > 0)
         if len(has) == 0: continue
-        visible = .35 + .65 * severity[has]               # the mildest can be seen
+        visible = .35 + .65 * severity[has]               # even the mildest can be seen
         added = draw(SomeStudies(v, has), side, visible)
         for i, box in zip(has, bounding_boxes(added)):
             rows.append((int(i), finding, *map(int, box)))
@@ -95,10 +95,10 @@ def same_patient(
     finding:str,           # One of `PHANTOM_FINDINGS`
     severities=SEVERITIES, # One body for each
     study:int=8,           # Which patient
-    seed:int=0,            # Of which seed
-    **changes,             # Other measures of the body by name, as in `lobe=0`
+    seed:int=0,            # Seed of the patient
+    **changes,             # Other measures of the body by name, such as `lobe=0`
 )->Body:
-    "One and the same body with one finding of growing severity, and no other"
+    "The same body several times, with one finding of growing severity and no other"
     n = len(severities)
     body = anatomy(Dice(seed, [study] * n))
     for name in PHANTOM_FINDINGS: setattr(body, attribute_name(name), np.zeros((n, 1, 1), np.float32))
@@ -123,7 +123,7 @@ def cardiomegaly(v, side, severity):
     return v.heart
 
 def effusion(v, side, severity):
-    "Fluid with a meniscus: it blunts the costophrenic angle, then climbs"
+    "Fluid with a meniscus: it fills the angle of diaphragm and chest wall first, then rises"
     towards_flank = np.clip(side * v.x / v.width, 0, 1)
     costophrenic_angle = v.base + v.dome * (v.width - .18)**2 - .03 * (side < 0)
     level = costophrenic_angle - (.17 + .31 * severity**1.3) * (.45 + .55 * towards_flank**2)
@@ -137,7 +137,7 @@ FRONTAL_FINDINGS |= {
 
 # %% ../../nbs/01a_findings.ipynb #8f44b7ca
 def pneumothorax(v, side, severity):
-    "Air outside the lung, at apex and flank: dark, without vessels, bordered by a thin line"
+    "Air outside the lung, at apex and chest wall: dark, without vessels, with a thin border"
     gap = .06 + .10 * severity
     height = np.clip(10 * (.62 + .25 * severity - v.y), 0, 1)
     pleural_space = height * hemithorax(v, side) * (v.from_wall > 0)
@@ -158,9 +158,9 @@ def cloudy_patch(
     v,          # Studies
     x,          # Centre
     r,          # Radius
-    grain:str,  # Name of its texture
+    grain:str,  # Name of the texture
 ):              # (n, size, size)
-    "Patchy whiteness about `x`, at the height of the lobe"
+    "Patchy whiteness around `x`, at the height of the lobe"
     lung_height = v.base + .04 - v.apex
     y = v.apex + lobe_place(v, 1) * lung_height + v.dice('lobe dy', -.03, .03)
     patch = 1.2 * disc(v, x, y, 1.2 * r, 1.1 * r, 1.)
@@ -198,7 +198,7 @@ FRONTAL_FINDINGS |= {'edema': (edema, 0)}
 
 # %% ../../nbs/01a_findings.ipynb #36d4a93d
 def plate(v, name, x, severity):
-    "One plate of collapsed lung; `x` is measured towards its side"
+    "One plate of collapsed lung; `x` points towards its side"
     dice = v.dice
     slope = dice(f'plate slope {name}', -.35, .25)
     y = v.base - .07 - dice(f'plate {name}', 0, .12) + slope * (x - .2)
@@ -227,7 +227,7 @@ def smooth_path(
 # %% ../../nbs/01a_findings.ipynb #fab168c8
 def draw_paths(
     v,     # n studies
-    paths, # For each a list of paths, each a list of control points in body coordinates
+    paths, # For each study a list of paths: lists of control points (x, y) of the body
 ):         # float32 (n, size, size)
     "Draw wires and tubes, as thick as a pixel"
     pictures = np.zeros((len(v.depth), v.size, v.size), np.float32)
@@ -241,7 +241,7 @@ def draw_paths(
 
 # %% ../../nbs/01a_findings.ipynb #ed865c34
 def wire_loop(x, y, r):
-    "A loop of wire about (x, y)"
+    "A loop of wire around (x, y)"
     return [(x - r, y), (x, y - .6 * r), (x + r, y), (x, y + .6 * r), (x - r, y)]
 
 def pacemaker_paths(side, apex, heart_y, jitter):

@@ -34,7 +34,7 @@ def lateral_trunk(v:View):
 
 # %% ../../nbs/01b_lateral.ipynb #4bec9067
 def lateral_lungs(v:View):
-    "Both lungs one behind the other, down to two domes that fall towards the back"
+    "Both lungs, one behind the other, down to two domes that fall towards the back"
     v.diaphragm = v.base + 1.1 * (v.x + .10)**2 + .08 * np.maximum(0, v.x)
     v.from_wall = np.minimum(v.x - v.front, v.back - v.x)
     below_apex = v.y - v.apex - .01 - 1.6 * (v.x - .06)**2
@@ -95,7 +95,7 @@ def lateral(
 
 # %% ../../nbs/01b_lateral.ipynb #de135b11
 def lateral_effusion(v, side, severity):
-    "Fluid fills the deep sulcus behind first"
+    "Fluid; it fills the lowest part of the lung, at the back, first"
     towards_back = np.clip((v.x + .1) / (v.back + .1), 0, 1)
     sulcus = v.base + 1.1 * (v.back + .08)**2 + .05
     level = sulcus - (.17 + .31 * severity**1.3) * (.4 + .6 * towards_back**2)

@@ -42,7 +42,7 @@ class Phantoms:
 
     @property
     def no_finding(self):
-        "Bool (n,): nothing is wrong"
+        "Bool (n,): whether a study has no finding"
         return (self.labels.sum(axis=1) == 0).to_numpy()
 
     def __repr__(self):
@@ -147,7 +147,7 @@ def show_study(
     import matplotlib.pyplot as plt
     views = {self.view[i]: self.frontal[i]}
     if self.has_lateral[i]: views['lateral'] = self.lateral[i]
-    fig, axes = plt.subplots(1, len(views), figsize=figsize, squeeze=False)
+    fig, axes = plt.subplots(1, len(views), figsize=figsize, squeeze=False, layout='constrained')
     for ax, (name, picture) in zip(axes.flat, views.items()):
         ax.imshow(picture, cmap='gray', vmin=0, vmax=255)
         ax.axis('off')
@@ -155,5 +155,4 @@ def show_study(
     text = ' '.join(self.reports[i].partition('FINDINGS:')[2].split())
     shown = text if len(text) <= 120 else f'{text[:120]}...'
     fig.suptitle(textwrap.fill(shown, int(16*figsize[0])), fontsize=8)
-    fig.tight_layout(pad=.3)
     return fig

@@ -15,7 +15,7 @@ import numpy as np
 from .body import Body, DEVICES, LOBES, PHANTOM_FINDINGS, severities
 
 # %% ../../nbs/01c_wording.ipynb #68b04e88
-SENTENCES = {} # Finding or device -> sentences of the findings section, one a line
+SENTENCES = {} # Finding or device -> sentences of the findings section, one per line
 SENTENCES['cardiomegaly'] = '''\
 {grade} cardiomegaly(|, unchanged|, new from prior)
 (stable|persistent|unchanged) {grade} cardiomegaly
@@ -159,7 +159,7 @@ CHOICE = re.compile(r'''
 
 def phrase(
     rnd,       # `random.Random`
-    lines:str, # Ways to say it, one a line
+    lines:str, # Ways to say it, one per line
     words={},  # Text for each name in braces
 )->str:        # Without its full stop
     "A sentence: one of several lines, its choices made and its words filled in"
@@ -254,7 +254,7 @@ def deny_other_side(
     present, # Findings and kinds that are in the study
     told,    # Findings that are reported
 )->list:     # Sentences
-    "Of what is on one side alone, sometimes deny the other"
+    "For findings on one side alone, sometimes deny the other side"
     sentences = []
     for kind in ('effusion', 'pneumothorax'):
         for side, other in (('left', 'right'), ('right', 'left')):
@@ -302,7 +302,7 @@ def findings_section(rnd, said, present, told):
 
 # %% ../../nbs/01c_wording.ipynb #3ed067b3
 def impression(rnd, said, present):
-    "What matters, once more and more briefly"
+    "What matters, repeated briefly"
     points = [phrase(rnd, SUMMARIES[kind], words) for kind, words in said if rnd.random() < .85]
     rnd.shuffle(points)
     if not points: return phrase(rnd, NOTHING_MORE if present else NOTHING_ACUTE) + '.'
@@ -317,7 +317,7 @@ def write_report(
     lateral=True,    # There is a lateral view
     unmentioned=.07  # Share of findings left out (both headings)
 )->str:
-    "Free text with headings; says nothing that is not so"
+    "Free text with headings; nothing in it is untrue"
     present = {o.finding for o in found} | {o.kind for o in found}
     told = [o for o in found if rnd.random() >= unmentioned]
     said = []

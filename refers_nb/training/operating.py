@@ -191,7 +191,7 @@ def calibration_facts(
     before,   # (n,) probabilities as they were
     after,    # (n,) by `cross_fitted`, or None
     patients, # (n,) patient of each film
-)->dict:      # prevalence, what was and is said of it, and the calibration errors
+)->dict:      # Prevalence, mean probabilities before and after, calibration errors
     "How far what is said lies from what is seen, before and after"
     shares = np.concatenate([w @ t/w.sum(1) for w in patient_draws(patients)])
     told = dict(prevalence=float(t.mean()), prevalence_interval=interval(shares))

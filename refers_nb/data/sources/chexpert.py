@@ -26,8 +26,8 @@ PLACE = r'(patient\d+)/(study\d+)/(view\d+_[a-z]+\.\w+)$'
 def chexpert_places(
     paths, # Series: the column Path
     where, # Its file, for the message
-):         # DataFrame: patient, study, image (as `listed_name` has it), place (a path)
-    "What the path of an image tells; `InputError` for one that tells nothing"
+):         # DataFrame: patient, study, image (by `listed_name`), place (a path)
+    "Patient, study and image from paths; `InputError` for a path that does not name them"
     parts = paths.str.replace('\\', '/').str.extract(PLACE)
     none = parts[0].isna()
     if none.any():
@@ -54,7 +54,7 @@ COLUMNS = ['Path', 'Sex', 'Age', 'Frontal/Lateral', 'AP/PA']
 
 def part_rows(
     path,     # train.csv or valid.csv
-    part:str, # Which of the two it is
+    part:str, # Its name: train or valid
 ):            # DataFrame: places, view, age, sex, part, and the findings as numbers
     "One row per image of a part"
     df = read_csv(path, *COLUMNS, *CHEXPERT_FINDINGS, filled=['Path'])
@@ -67,10 +67,10 @@ def part_rows(
 # %% ../../../nbs/15j_chexpert.ipynb #a40c9aae
 def places_of_tests(
     raw,   # Folder of the download
-    said,  # DataFrame of the labels of the test set
+    said,  # DataFrame of labels of the test set
     path,  # Their file, for the message
 ):         # (DataFrame of places, one row per image; Series: its row in `said`)
-    "The images of the test set; those of its studies are looked for where labels are by study"
+    "The images of the test set; where labels are by study, its images are searched for"
     if 'Path' in said: return chexpert_places(said['Path'], path), said.index.to_series()
     studies = said['Study'].str.extract(r'(patient\d+)/(study\d+)/?$').agg('-'.join, axis=1)
     files = pd.Series(image_files(raw), dtype='str')
@@ -83,7 +83,7 @@ def places_of_tests(
 def rows_of_tests(
     raw # Folder of the download
 ):      # As `part_rows`; None where there are no labels of the test set
-    "The rows of the test set"
+    "One row per image of the test set"
     path = optional_file(raw, 'groundtruth.csv', 'test_labels.csv')
     if path is None: return None
     said = read_csv(path, *CHEXPERT_FINDINGS)
@@ -105,10 +105,10 @@ OFFICIAL = dict(
 
 def official_parts(
     df,       # Table with `patient` and `part`
-    official, # test, valid, or '' to choose
-    notes,    # Told which it is, and of images left out
+    official, # test, valid, or '' for the default
+    notes,    # Told of the choice, and of images left out
 ):            # Series of splits
-    "The split by the parts of the release"
+    "The split from the parts of the release"
     if official not in ('', 'test', 'valid'):
         raise InputError(f'official={official!r}: expected test or valid, what valid.csv is')
     has_test = (df['part'] == 'test').any()
@@ -129,7 +129,7 @@ def apart(
     patients, # Series of patients
     notes,    # Told how many images are left out
 ):            # Series of splits, missing where an image is left out
-    "A split whose validation images are of patients who are not trained on"
+    "A split without validation images of patients who are trained on"
     trained = patients[split == 'train'].unique()
     shared = (split == 'valid') & patients.isin(trained)
     add_note(notes, shared.sum(), 'validation image is', 'validation images are',
@@ -142,7 +142,7 @@ def chexpert_findings(
     uncertain:str,  # What an uncertain annotation becomes as label
     blank:str,      # The same for a finding that is not mentioned
     notes:list,     # Told of the rule
-):                  # DataFrame: labels, then annotations by who said them
+):                  # DataFrame: labels, then the annotations of program and radiologists
     "Label columns by the stated rule, and the annotations that they come from"
     said = df[CHEXPERT_FINDINGS]
     by_program = df['part'] == 'train'
@@ -156,7 +156,7 @@ def chexpert_findings(
 def chexpert_rows(
     raw # Folder of the download
 ):      # DataFrame of all images, by `part_rows` and `rows_of_tests`
-    "What the tables of all parts tell"
+    "The rows of all parts together"
     train = part_rows(find_file(raw, 'train.csv', 'train.csv.*'), 'train')
     valid = optional_file(raw, 'valid.csv', 'valid.csv.*')
     parts = [train, part_rows(valid, 'valid') if valid else None, rows_of_tests(raw)]
@@ -168,11 +168,11 @@ def chexpert_rows(
 # %% ../../../nbs/15j_chexpert.ipynb #dea5ae03
 def chexpert(
     raw,                 # Folder with train.csv, valid.csv and the images, of either size
-    official='',         # What valid.csv is: test or valid; default: see above
+    official='',         # Use of valid.csv: test or valid; default: test if no test set is here
     uncertain='missing', # Label of an uncertain finding: missing, positive or negative
     blank='missing',     # The same for a finding that is not mentioned
-    lists=None,          # Folder DatasetsSplits of MRM: its split
-    share:int=100,       # Percent of the training images, of the lists of MRM: 1, 10 or 100
+    lists=None,          # Folder DatasetsSplits of MRM, to use its split
+    share:int=100,       # Percent of the training images, by the lists of MRM: 1, 10 or 100
 ):                       # Study table with `label:`, `chexpert:` and `radiologists:` columns
     "CheXpert (Irvin et al. 2019), and its test set where the labels are here"
     check_share(share, lists)

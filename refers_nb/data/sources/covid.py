@@ -22,7 +22,7 @@ from ..studies import standard_view
 def radiographs(
     raw # A clone of the collection, or a folder with metadata.csv
 ):      # (DataFrame, one row per radiograph; Series of the file names of other images)
-    "What metadata.csv tells of radiographs; `InputError` where it has none"
+    "The rows of metadata.csv on radiographs; `InputError` where there are none"
     path = find_file(raw, 'metadata.csv*')
     columns = ('patientid', 'finding', 'view', 'modality', 'filename', 'clinical_notes')
     df = read_csv(path, *columns, filled=('patientid', 'filename'))
@@ -34,16 +34,16 @@ def radiographs(
 COVID_ANSWERS = re.compile(r'''
     covid | corona[ ]?virus | n-?cov\b    # COVID-19, coronavirus, nCoV
   | \bsars\b | sars[- ]?cov | \bcov-?2\b  # SARS, SARS-CoV, CoV-2
-  | wuhan | \bmers\b | \brt-?pcr          # the place, another such disease, the test
+  | wuhan | \bmers\b | \brt-?pcr          # the place, a related disease, the test
   | klebsiella | legionella | influenza   # other germs
   | pneumocystis | lipoid[ ]pn | varicella | streptococ | mycoplasma
 ''', re.VERBOSE | re.IGNORECASE)
 
 def study_notes(
     text,  # Series of clinical notes
-    study, # Series: which study each belongs to
+    study, # Series: the study of each note
 ):         # (Series of notes, one for all images of a study; Series: whether a note was emptied)
-    "Clinical notes without those that name the answer"
+    "Clinical notes, emptied where they name the answer"
     note = text.map(clean)
     names_it = note.str.contains(COVID_ANSWERS)
     kept = note.where(~names_it, '')
@@ -58,7 +58,7 @@ def covid_label(
     own,   # split.csv, or None
     lists, # By `released_lists`, or None
 ):         # Series of 1, 0 and missing
-    "COVID-19 by the lists where there are some, else by split.csv, else by `finding`"
+    "COVID-19 by the lists where they are given, else by split.csv, else by `finding`"
     if lists is not None: return listed(df['filename'], lists, 'COVID-19')
     if own is not None:
         said = csv_column(own, 'filename', 'covid')
@@ -75,7 +75,7 @@ def covid_label(
 # %% ../../../nbs/15g_covid.ipynb #0fca8895
 def covid(
     raw,        # A clone of the collection, or a folder with metadata.csv, images and split.csv
-    lists=None, # Folder DataProcessed of the REFERS release: its split and labels
+    lists=None, # Folder DataProcessed of the REFERS release, to use its split and labels
 ):              # Study table with COVID-19
     "COVID-19 Image Data Collection (Cohen et al. 2020), radiographs only"
     df, other = radiographs(raw)

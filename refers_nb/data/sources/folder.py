@@ -68,8 +68,8 @@ _MEANING = {name: k for k,names in MEANINGS.items() for name in names.split()}
 def column_meanings(
     columns, # Names of columns
     path,    # Their file, for the message
-)->dict:     # Column -> what it is, for those that are known
-    "What columns are by their names; `InputError` for two of a kind, or none with file names"
+)->dict:     # Column -> our name for it, for those that are known
+    "Columns by their names; `InputError` for two of a kind, or none with file names"
     plain = {c: re.sub(r'[^a-z]', '', str(c).lower()) for c in columns if ':' not in str(c)}
     found = {c: _MEANING[o] for c,o in plain.items() if o in _MEANING}
     for meaning in dict.fromkeys(found.values()):
@@ -89,7 +89,7 @@ def column_meanings(
 def names_images(
     columns # Names of columns
 )->bool:
-    "Whether one of them may hold file names, which tells one sheet of a workbook from others"
+    "Whether a column may hold file names; used to choose the sheet of a workbook"
     return any(_MEANING.get(re.sub(r'[^a-z]', '', str(c).lower())) == 'path' for c in columns)
 
 ROW_NUMBERS = ('index', 'row', 'no', 'nr', '#', 'level_0')
@@ -97,15 +97,15 @@ ROW_NUMBERS = ('index', 'row', 'no', 'nr', '#', 'level_0')
 def is_row_number(
     column # Name of a column
 )->bool:
-    "Whether a column has the name, or none, under which programs store the numbers of rows"
+    "Whether a column holds row numbers that a program stored, judged by its name"
     return str(column).startswith('Unnamed: ') or str(column).strip('. ').lower() in ROW_NUMBERS
 
 def without_equal_rows(
     df,         # Table with our column names
     path,       # Its file, for the message
-    notes:list, # Told how many rows are there twice
-):              # `df` with one of each
-    "The rows of a table that are not equal to an earlier one, but for their numbers"
+    notes:list, # Told how many rows are repeated
+):              # `df` without repeated rows
+    "The rows that are not equal to an earlier one; row numbers are not compared"
     if pd.isna(df['path'].iloc[0]):
         raise InputError(f'{path}: row 0: the path is empty; where it is a second line of the '
                          'header, make one line of the two')
@@ -123,12 +123,12 @@ ANSWERS = {
     **dict.fromkeys(PRESENT, 1.),
     **dict.fromkeys(ABSENT, 0.),
     **dict.fromkeys(UNCERTAIN, -1.)}
-_ZEROS = re.compile(r'[.,]0+$') # of 1.0, and of 1,0 where the point is a comma
+_ZEROS = re.compile(r'[.,]0+$') # of 1.0, and of 1,0 with a decimal comma
 
 def answers(
     column # Series of text
-)->dict:   # Each of its cells -> 1, 0, -1, NaN where it is empty, or None where it is no answer
-    "What the cells of a column say of a finding"
+)->dict:   # Cell -> 1, 0 or -1; NaN where it is empty, None where it is no answer
+    "The cells of a column as answers on a finding"
     cells = ['' if pd.isna(o) else o for o in column.unique()]
     return {o: ANSWERS.get(_ZEROS.sub('', str(o).strip().lower())) for o in cells}
 
@@ -141,7 +141,7 @@ TECHNICAL = set(
 def letters(
     name # Name of a column
 )->str:
-    "The letters of a name, small"
+    "The letters of a name, in lower case"
     return re.sub(r'[\W\d_]', '', str(name).lower())
 
 KNOWN_FINDINGS = set(map(letters, NIH14 + VINBIG + CHEXPERT_FINDINGS))
@@ -149,7 +149,7 @@ KNOWN_FINDINGS = set(map(letters, NIH14 + VINBIG + CHEXPERT_FINDINGS))
 def is_technical(
     column # Name of a column
 )->bool:
-    "Whether a column is by its name about the file or the visit, and not about the patient"
+    "Whether a column, by its name, is about the file or the visit, not the patient"
     from pydicom.datadict import keyword_dict
     if is_row_number(column): return True
     if letters(column) in KNOWN_FINDINGS: return False
@@ -160,18 +160,18 @@ def is_technical(
 # %% ../../../nbs/15h_folder.ipynb #f4992db3
 def may_be_finding(
     column,   # Series of text
-    sure=1000 # Cells to look at first; most columns of words are known by then
+    sure=1000 # Number of cells to look at first; most columns of words fail here
 )->bool:
-    "Whether a column holds nothing but answers, and at least one"
+    "Whether a column holds only answers, and at least one"
     if None in answers(column.head(sure)).values(): return False
     told = answers(column)
     return None not in told.values() and set(told) != {''}
 
 def finding_columns(
     df,         # Table of text
-    labels,     # Columns that are findings, as list or with ; between; or None
+    labels,     # Columns that are findings, as a list or separated by ;, or None
     path,       # File of the table, for the message
-    notes=None, # List, told of columns of 0 and 1 that are no findings
+    notes=None, # List, told of columns of 0 and 1 that are not findings
 ):              # (list of columns; whether somebody named them)
     "The columns that are findings"
     if isinstance(labels, str): labels = re.split('[;,]', labels)
@@ -198,7 +198,7 @@ _QUOTED = re.compile(r"""'((?:[^'\\]|\\.)*)'|"((?:[^"\\]|\\.)*)\"""")
 
 def listed_words(
     text:str,      # Cell of words
-    separator:str, # What stands between them, where it is no list
+    separator:str, # Character between them, unless the cell is a list
 )->set:
     "The words of a cell"
     inside = _LIST.fullmatch(text)
@@ -220,17 +220,17 @@ def words_of_cells(
     times = Counter(word for cell in text for word in words[cell])
     spelling = {}
     for word, _ in sorted(times.items(), key=lambda o: (-o[1], o[0])):
-        spelling.setdefault(word.casefold(), word) # the commonest
+        spelling.setdefault(word.casefold(), word) # the most frequent spelling
     one = {o: {spelling[word.casefold()] for word in some} for o, some in words.items()}
     return text.map(one)
 
 # %% ../../../nbs/15h_folder.ipynb #10145e2d
-MOST_WORDS = 500 # Findings in one column; more are sentences
+MOST_WORDS = 500 # Findings in one column; where there are more, cells are sentences
 
 def findings_of_words(
     text # Series of words
 )->dict: # Finding -> Series of 1, 0, and missing where nothing is said
-    "A column of words as a finding for each word"
+    "A column of words as one finding for each word"
     said = words_of_cells(text)
     names = sorted(set().union(*said))
     place = {name: i for i, name in enumerate(names)}
@@ -242,8 +242,8 @@ def findings_of_words(
 def are_words(
     text # Series of text
 )->bool:
-    "Whether the cells of a column name findings, and are no sentences"
-    if text.nunique() <= 51: return True # 50, and nothing
+    "Whether the cells of a column name findings and are not sentences"
+    if text.nunique() <= 51: return True # 50 words, and the empty cell
     words = set().union(*words_of_cells(text))
     return len(words) <= MOST_WORDS and len(words) < text.nunique()
 
@@ -253,7 +253,7 @@ def findings_of_column(
     words:bool, # Whether it may hold words instead of answers
     path,       # File of the table, for the message
 )->dict:        # Finding -> Series of 1, 0, -1 and missing
-    "The findings that a column tells of"
+    "The findings of one column"
     cell, cells = pd.factorize(column.fillna(''))
     told = list(answers(pd.Series(cells, dtype='object')).values())
     if None not in told:
@@ -273,8 +273,8 @@ def table_findings(
     labels,     # As for `finding_columns`
     path,       # File of the table, for messages
     notes=None, # As for `finding_columns`
-):              # (DataFrame of 1, 0, -1 and missing by finding; columns that they came from)
-    "All findings of a table; `InputError` for a finding that two columns tell of"
+):              # (DataFrame of 1, 0, -1 and missing by finding; columns they came from)
+    "All findings of a table; `InputError` for a finding that two columns name"
     columns, named = finding_columns(df, labels, path, notes)
     found = {}
     for c in columns:
@@ -290,7 +290,7 @@ def table_findings(
 def forward_slashes(
     path:str # File name or path
 )->str:
-    "A path with / between its parts; one on a drive or a share stays as it is, to be refused"
+    "A path with / between its parts; one on a drive or network share is not changed"
     absolute = re.match(r'[A-Za-z]:|\\', path)
     return path if absolute else path.replace('\\', '/')
 
@@ -300,7 +300,7 @@ def relative_paths(
     root,  # Folder of the table
     path,  # File of the table, for the message
 ):         # Series
-    "Paths relative to the folder of the table; `InputError` for one that leads out of it"
+    "Paths relative to the folder of the table; `InputError` for one that leads outside"
     names = names.fillna('').astype('str').str.strip().copy()
     for inside in dict.fromkeys((root.resolve(), root.absolute())):
         names = names.str.removeprefix(os.path.join(inside, ''))
@@ -313,9 +313,9 @@ def relative_paths(
 # %% ../../../nbs/15h_folder.ipynb #3b714fc0
 def text_columns(
     df,    # Table of text
-    *cols, # Columns, whether it has them or not
-):         # DataFrame of them, stripped, '' where a cell is missing
-    "Some columns as text"
+    *cols, # Names of columns; the table need not have them
+):         # DataFrame of these, stripped, '' where a cell is missing
+    "Columns as text"
     text = df.reindex(columns=list(cols), fill_value='').fillna('')
     return text.apply(lambda o: o.str.strip())
 
@@ -344,8 +344,8 @@ def table_rows(
     df,         # Table with our column names, and `name` and `path` of images that are here
     root,       # Its folder
     notes:list, # Told where there is no patient number, and what cannot be read
-):              # `df` with all columns of a study table but split
-    "One row per image with what a study table needs, but for split and findings"
+):              # `df` with all columns of a study table except `split`
+    "One row per image with what a study table needs, except split and findings"
     text = text_columns(df, 'patient', 'study')
     study = text['study'].where(text['study'] != '', df['name'])
     patient = text['patient'].where(text['patient'] != '', study)
@@ -366,8 +366,8 @@ def rows_with_images(
     root,       # Its folder
     file,       # The table itself, for messages
     notes:list, # Told of names that fit several files
-):              # (the rows whose image is here, with `path` and `name`; lost names; extra)
-    "The rows of a table whose image is here"
+):              # (rows with an image, with `path` and `name`; names without one; extra)
+    "The rows of a table whose image is on the disk"
     name = relative_paths(df['path'], root, file)
     path = locate(name, root)
     add_note(notes, len(path.attrs['doubtful']), 'name fits', 'names fit',
@@ -379,10 +379,10 @@ def rows_with_images(
 
 # %% ../../../nbs/15h_folder.ipynb #73822e8d
 def folder(
-    raw,         # A table of images (CSV, Excel, Parquet), or its folder, below which images lie
-    labels=None, # Columns that are findings, ; between; default: `label:…`, else those of 0 and 1
+    raw,         # A table of images (CSV, Excel, Parquet), or the folder that holds it
+    labels=None, # Columns that are findings, with ; between; default: as under Findings
 ):               # Study table
-    "Your own images with a table; only the column with the file names is needed"
+    "Your own images with a table, in which only the file names are needed"
     file = find_table(raw)
     notes = []
     df = read_table(file, names_images, notes)

@@ -29,9 +29,9 @@ MESH = dict(
     atelectasis='Pulmonary Atelectasis')
 
 def mesh_findings(
-    mesh:str # Terms with ; between, as in the column `MeSH`
+    mesh:str # Terms separated by ;, as in the column `MeSH`
 )->dict:     # Finding -> 1., 0. or NaN
-    "Abnormal and the findings of `MESH` in one report's index terms"
+    "`abnormal` and the findings of `MESH`, from the index terms of one report"
     terms = mesh.split(';') if isinstance(mesh, str) else []
     heads = {o.split('/')[0].strip() for o in terms}
     heads -= {'', 'No Indexing', 'Technical Quality of Image Unsatisfactory'}
@@ -43,15 +43,15 @@ def mesh_findings(
 def xml_attribute(
     tree,     # XML tree
     path:str, # Elements to look at, as for `iterfind`
-):            # list of their `id`, where they have one
-    "The identifiers of some elements"
+):            # List of their `id`, where they have one
+    "The identifiers of elements"
     return [o.get('id') for o in tree.iterfind(path) if o.get('id')]
 
 # %% ../../../nbs/15b_iu_xray.ipynb #1b6f0077
 def openi_report(
     path # XML file of Open-i
 ):       # (uid, dict of MeSH, findings and impression, list of image names)
-    "One report; one of several exceptions for any other file"
+    "One report; for a file that is none, one of several exceptions"
     if not path.is_file() or path.stat().st_size > LARGEST_REPORT:
         raise InputError('not a file, or too large for a report')
     tree = ElementTree.parse(path)
@@ -94,18 +94,18 @@ VIEW_HINTS = {'1001': 'PA', '4004': 'PA', '1002': 'LATERAL', '2001': 'LATERAL', 
 
 def csv_name(
     names # Series of image names of Open-i, such as CXR1_1_IM-0001-1001
-):        # Series of those of the CSV release, without extension: 1_IM-0001-1001
-    "Names of the same images in the other release"
+):        # Series of names in the CSV release, without extension: 1_IM-0001-1001
+    "The names that the same images have in the CSV release"
     return names.str.replace(r'^CXR\d+_', '', regex=True)
 
 # %% ../../../nbs/15b_iu_xray.ipynb #01259f3e
 def openi_views(
     names,      # Series of image names of Open-i
     raw,        # Folder of the download
-    guess:bool, # Take views from the numbers in `VIEW_HINTS`, where nothing else tells them
+    guess:bool, # Guess views by `VIEW_HINTS` where nothing else names them
     notes:list, # Told of guessing
-):              # Series of projections, missing where nothing tells them
-    "Projections by the CSV release where that lies beside, else by the number that ends a name"
+):              # Series of projections, missing where they are unknown
+    "Projections from the CSV release where it is here, else by the number at the end of a name"
     path = optional_file(raw, 'indiana_projections.csv*')
     if path:
         known = read_csv(path, 'filename', 'projection')
@@ -122,7 +122,7 @@ def indiana_reports(
     df,   # Table of uid, MeSH, findings and impression
     path, # Its file, for messages
 ):        # DataFrame by uid: labels, report, sections
-    "What the reports of the collection say"
+    "Text and labels of the reports"
     df = unique_rows(df[['uid', 'MeSH', 'findings', 'impression']], path, 'uid').set_index('uid')
     labels = pd.DataFrame([mesh_findings(o) for o in df['MeSH']], index=df.index)
     parts = pd.DataFrame({c: df[c].map(clean) for c in ('findings', 'impression')})
@@ -132,9 +132,9 @@ def indiana_reports(
 def indiana_images(
     names,     # Series of image names
     raw,       # Folder of the download
-    xml:bool,  # Whether they are those of Open-i
+    xml:bool,  # Whether these are names of Open-i
 ):             # (Series of paths, missing where there is none; list of images that no row names)
-    "Where the images of either layout lie"
+    "The paths of the images, in either layout"
     path = locate(names, raw)
     extra = path.attrs['extra']
     if not xml or path.notna().all(): return path, extra
@@ -145,8 +145,8 @@ def indiana_images(
 def indiana_tables(
     raw,        # Folder of either layout
     notes:list, # Told of reports that cannot be read
-):              # (reports, images, where the reports are, whether it is Open-i's own layout)
-    "The two tables of the collection, in whichever layout it is"
+):              # (reports, images, path of the reports, whether it is Open-i's own layout)
+    "The two tables of the collection, from either layout"
     file = optional_file(raw, 'indiana_reports.csv*')
     if file is None and optional_file(raw, '*.xml') is not None:
         return *openi_tables(raw, notes), raw, True
@@ -159,7 +159,7 @@ def indiana_tables(
 # %% ../../../nbs/15b_iu_xray.ipynb #082ec0c6
 def iu_xray(
     raw,                   # Folder of either layout; optionally with split.csv (uid, split)
-    guess_views:bool=True, # Take views of Open-i's own layout from file names, see `VIEW_HINTS`
+    guess_views:bool=True, # Guess views of Open-i's own layout by `VIEW_HINTS`
 ):                         # Study table with abnormal, cardiomegaly, effusion, opacity, atelectasis
     "Indiana University chest X-rays (Demner-Fushman et al. 2016)"
     notes = []

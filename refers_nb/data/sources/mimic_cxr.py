@@ -26,7 +26,7 @@ from ...runs import progress
 
 # %% ../../../nbs/15a_mimic_cxr.ipynb #3b2c23d0
 REPORT_PATH = re.compile(r'''
-    (?:[\w.-]+/)?   # a folder around all, such as mimic-cxr-reports/
+    (?:[\w.-]+/)?   # perhaps a folder around everything, such as mimic-cxr-reports/
     files/p\d\d/    # files/p10/
     p(\d+)/         # the patient: p10000032/
     s(\d+)\.txt     # the study: s50414267.txt
@@ -49,7 +49,7 @@ class ReportArchive:
         patient:str, # Number, without p
         study:str,   # Number, without s
     ):               # bytes, or None where there is no report
-        "One report; an exception of any kind where it is damaged"
+        "One report; where it is damaged, an exception of any kind"
         member = self.members.get((patient, study))
         if member is None: return None
         usual = member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
@@ -58,7 +58,7 @@ class ReportArchive:
 
 # %% ../../../nbs/15a_mimic_cxr.ipynb #52771347
 class ReportFolder:
-    "The same reports where somebody has unpacked them"
+    "The same reports from an unpacked archive"
     def __init__(self,
         path # Folder that holds files/pXX/pSUBJECT/sSTUDY.txt
     ):
@@ -68,7 +68,7 @@ class ReportFolder:
         patient:str, # Number, without p
         study:str,   # Number, without s
     ):               # bytes, or None where there is no report
-        "One report; an exception where it cannot be read"
+        "One report; where it cannot be read, an exception"
         path = self.path/'files'/f'p{patient[:2]}'/f'p{patient}'/f's{study}.txt'
         if not path.is_file(): return None
         if path.stat().st_size > LARGEST_REPORT: raise InputError('no report')
@@ -78,7 +78,7 @@ class ReportFolder:
 def open_reports(
     raw,          # Folder of the download
     reports=None, # Archive or folder of the reports; default: looked for in `raw`
-):                # (`ReportArchive` or `ReportFolder`, what it is called)
+):                # (`ReportArchive` or `ReportFolder`, its name for the notes)
     "The reports of a download"
     if reports:
         path = Path(reports).expanduser()
@@ -91,8 +91,8 @@ def open_reports(
 def study_reports(
     studies,    # DataFrame of patient and study, one row per study
     source,     # `ReportArchive` or `ReportFolder`
-    where,      # What that is called, for the notes
-    notes:list, # Told of reports that are damaged or not there
+    where,      # Name of the source, for the notes
+    notes:list, # Told of reports that are damaged or missing
 ):              # DataFrame: study, report, sections
     "The reports of some studies"
     texts = []
@@ -115,9 +115,9 @@ def study_reports(
 def annotation_values(
     df,    # DataFrame of text, a column for each finding
     path,  # Its file, for the message
-    each:str, # What a row is, for the message: study or row
+    each:str, # What the message calls a row: study or row
 ):         # DataFrame, float32: 1, 0, -1 or missing
-    "Annotations as numbers; `InputError` for any other cell"
+    "Annotations as numbers; `InputError` for a cell that is none of them"
     values = df.apply(pd.to_numeric, errors='coerce')
     lost = values.isna() & df.notna()
     bad = (lost | ~(values.isna() | values.isin([-1, 0, 1]))).to_numpy()
@@ -132,7 +132,7 @@ def read_annotations(
     path, # CSV file: study_id, subject_id, and a column for each finding
     by,   # Series of studies
 ):        # DataFrame, float32, one row per entry of `by`: 1, 0, -1 or missing
-    "What a program has read in the reports"
+    "What a program read in the reports"
     df = unique_rows(read_csv(path, 'study_id'), path, 'study_id').set_index('study_id')
     df = df.drop(columns='subject_id', errors='ignore')
     return annotation_values(df, path, 'study').reindex(by).reset_index(drop=True)
@@ -141,7 +141,7 @@ def read_annotations(
 def rule_note(
     uncertain:str, # What an uncertain annotation becomes as label: missing, positive or negative
     blank:str,     # The same for a finding that is not mentioned
-)->str:            # How a sentence on labels ends
+)->str:            # End of a sentence on labels
     "The rule by which annotations become labels, in words"
     return (f'an uncertain finding counts as {uncertain}, '
             f'one that is not mentioned as {blank}.')
@@ -168,7 +168,7 @@ def mimic_images(
     df,   # Table of dicom_id, subject_id, study_id
     base, # Folder that holds files/
 ):        # (Series of paths relative to `base`, missing where there is none; list of other images)
-    "Where the images lie, as they arrive or converted"
+    "The paths of the images, as they arrive or converted"
     patient = df['subject_id']
     folders = 'files/p' + patient.str[:2] + '/p' + patient + '/s' + df['study_id'] + '/'
     wanted = check_paths(folders + df['dicom_id'])
@@ -187,7 +187,7 @@ def mimic_views(
     df,         # Metadata, one row per image
     notes:list, # Told how many images have no ViewPosition
 ):              # Series of views
-    "ViewPosition, and the view code where that is empty"
+    "ViewPosition, or the view code where that is empty"
     view = df['ViewPosition'].map(standard_view)
     column = 'ViewCodeSequence_CodeMeaning'
     code = df[column].map(standard_view) if column in df else view

@@ -25,8 +25,8 @@ MONTGOMERY_READING = re.compile(r"""
 
 def montgomery_reading(
     text:str # A file of ClinicalReadings
-)->dict:     # sex, age (text, as for other sources), findings
-    "Take one reading apart"
+)->dict:     # sex, age (text, as in other sources), findings
+    "Split one reading into its parts"
     parts = MONTGOMERY_READING.fullmatch(text.replace('\r', '')).groupdict('')
     sex, age, findings = (parts[o].strip() for o in ('sex', 'age', 'findings'))
     return dict(sex=sex, age=age, findings=clean(findings))

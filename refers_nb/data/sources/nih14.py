@@ -53,9 +53,9 @@ def nih14_labels(
 def official_split(
     df,         # By `nih_rows`, with a column `patient`
     path,       # test_list.txt
-    notes:list, # Told of it, and of names that it has alone
+    notes:list, # Told of the split, and of names that only the list has
 ):              # Series of splits
-    "The official test list, with a tenth of the other patients as validation part"
+    "The official test list; a tenth of the other patients become the validation part"
     names = {o for _, o in numbered_lines(path)}
     in_test = df['Image Index'].isin(names)
     if not in_test.any():
@@ -72,7 +72,7 @@ def nih_split(
     raw,        # Folder of the download
     lists,      # Folder DataProcessed of the REFERS release, DatasetsSplits of MRM, or None
     notes:list, # Told where the split comes from
-    share=100,  # Percent of the training images, of the lists of MRM
+    share=100,  # Percent of the training images, by the lists of MRM
 ):              # Series of splits, or None where nothing gives one
     "The split by released lists, by split.csv, or by the official list"
     if lists:
@@ -87,8 +87,8 @@ def nih_split(
 # %% ../../../nbs/15d_nih14.ipynb #8f3c4305
 def nih14(
     raw,        # Folder with Data_Entry_2017*.csv(.gz), images, and split.csv or the official lists
-    lists=None, # DataProcessed of REFERS or DatasetsSplits of MRM: its split, not the official one
-    share:int=100, # Percent of the training images, of the lists of MRM: 1, 10 or 100
+    lists=None, # DataProcessed of REFERS or DatasetsSplits of MRM: use its split
+    share:int=100, # Percent of the training images, by the lists of MRM: 1, 10 or 100
 ):              # Study table with the 14 findings of `NIH14`
     "NIH ChestX-ray14 (Wang et al. 2017)"
     check_share(share, lists)

@@ -26,7 +26,7 @@ WORDS = re.compile(rf'\[\s*(?:(?:{WORD})(?:\s*,\s*(?:{WORD}))*\s*,?)?\s*\]')
 def word_list(
     text:str,  # Such as ['pneumonia', 'pleural effusion']
     where:str, # File, row and column, for the message
-)->list:       # The words in small letters, without blanks around
+)->list:       # The words in lower case, without spaces around them
     "A list of words as Python writes it; `InputError` for anything else"
     if not WORDS.fullmatch(text.strip()):
         said = printable_line(text, 60)
@@ -39,7 +39,7 @@ SILENT = NO_FINDING - {'normal'} # Words that do not say what can be seen
 
 def chosen_findings(
     words,        # Series of lists of words
-    findings:str, # common, all, or names with | between
+    findings:str, # common, all, or names separated by |
 )->list:
     "The labels that become columns"
     counts = words.explode().dropna().value_counts()
@@ -72,9 +72,9 @@ def padchest_labels(
 # %% ../../../nbs/15m_padchest.ipynb #21003f9a
 def one_report_each(
     text,  # Series of reports
-    study, # Series: which study each belongs to
+    study, # Series: the study of each report
 ):         # Series of reports, one for all images of a study
-    "The text of each study, different ones joined"
+    "The report of each study; different texts are joined"
     text = text.map(clean)
     different = pd.DataFrame(dict(study=study, text=text)).drop_duplicates()
     joined = different[different['text'] != ''].groupby('study')['text'].agg(' '.join)
@@ -106,7 +106,7 @@ def years_between(
     birth, # Series of years, as text: 1950.0
     date,  # Series of dates, as text: 20140301
 ):         # Series of text, such as 64
-    "Ages, as far as years tell them"
+    "Ages, as differences of years"
     year = pd.to_numeric(date.str.slice(0, 4), errors='coerce')
     age = year - pd.to_numeric(birth, errors='coerce')
     return age.map('{:.0f}'.format, na_action='ignore')
@@ -115,9 +115,9 @@ def years_between(
 def rows_left_out(
     df,             # By `padchest_rows`
     pediatric:bool, # Whether images of children stay
-    notes:list,     # Told how many rows go, and why
+    notes:list,     # Told how many rows are left out, and why
 ):                  # Series of bool
-    "Rows that are marked, and on demand those of children"
+    "Rows marked EXCLUDE, and those of children unless they stay"
     excluded = df['Projection'].fillna('').str.strip().str.upper() == 'EXCLUDE'
     add_note(notes, excluded.sum(), 'image is', 'images are', 'marked EXCLUDE and left out.')
     if pediatric: return excluded
@@ -130,7 +130,7 @@ def words_that_count(
     physician:bool, # Whether only what a physician has read counts
     notes:list,     # Told if so
 ):                  # Series of lists of words, None where nothing counts
-    "The words of each image"
+    "The words of each image that count as labels"
     if not physician: return df['words']
     notes.append('Labels of reports that no physician has read are missing.')
     by_person = df['MethodLabel'].fillna('').str.strip().str.lower() == 'physician'
@@ -138,8 +138,8 @@ def words_that_count(
 
 # %% ../../../nbs/15m_padchest.ipynb #24329ba8
 def padchest(
-    raw,                  # Folder with the CSV and the images, in their folders or together
-    findings='common',    # Labels that become columns: common, all, or names with | between
+    raw,                  # Folder with the CSV and the images, in several folders or one
+    findings='common',    # Labels that become columns: common, all, or names separated by |
     physician:bool=False, # Whether only what a physician has read counts as a label
     pediatric:bool=True,  # Whether images of children stay
 ):                        # Study table with reports in Spanish

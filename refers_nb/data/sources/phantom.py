@@ -20,7 +20,7 @@ from ...runs import check_owner, run_record
 from ...settings import check_number
 
 # %% ../../../nbs/15i_phantom.ipynb #203b0604
-MOST_PIXELS = 2**34 # All phantoms of a call are drawn in memory
+MOST_PIXELS = 2**34 # Limit for one call, which draws all its phantoms in memory
 
 def check_phantoms(
     n,     # Studies
@@ -29,7 +29,7 @@ def check_phantoms(
     valid, # Share of the studies in valid
     test,  # Share of the studies in test
 ):
-    "`InputError` for numbers that no phantoms can be drawn with"
+    "`InputError` for numbers with which no phantoms can be drawn"
     check_number('n', n, int, 1)
     check_number('size', size, int, 32, 4096)
     check_number('seed', seed, int)
@@ -71,7 +71,7 @@ def phantom_studies(
 def phantom(
     raw,   # Number of studies
     out,   # Folder for the PNG files
-    **kw,  # More for `phantom_studies`
+    **kw,  # Further arguments of `phantom_studies`
 ):         # Study table
     "Phantom studies as a source for `prepare`"
     try: n = int(str(raw))
@@ -87,7 +87,7 @@ def phantom_set(
     size,     # Image side, pixels
     **splits, # train, valid, test: (studies, seed), no seed twice
 ):            # Study table
-    "Phantoms whose splits come from different seeds, ready for training; done once"
+    "Phantoms with a seed for each split, ready for training; made only once"
     out = Path(out)
     args = dict(size=size) | {split: list(o) for split, o in splits.items()}
     check_owner(out, args, 'phantoms')
@@ -97,7 +97,7 @@ def phantom_set(
 
 def draw_set(
     out:Path,    # Folder
-    args:dict,   # What the set is, for its record
+    args:dict,   # Description of the set, for its record
     size:int,    # Image side, pixels
     splits:dict, # As for `phantom_set`
 ):

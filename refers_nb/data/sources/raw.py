@@ -49,17 +49,17 @@ def add_note(
 @dataclass
 class RowNote:
     "A note about rows of a table, to be counted over those that stay"
-    rows:pd.Series      # Which rows, or how many things in each, by the index of the table
+    rows:pd.Series      # True, or a number of things, for each row that the note is about
     one:str             # As for `add_note`
     many:str            # As for `add_note`
     rest:str            # As for `add_note`
-    said:pd.Series=None # What stands in the rows, for an example
+    said:pd.Series=None # Text of the cells; the first is quoted as an example
 
 def told_of(
     notes, # Sentences, and `RowNote`s
     index, # Index of the rows that stay
 ):         # List of sentences
-    "Notes with their numbers"
+    "Notes as sentences, counted over the rows that stay"
     told = []
     for note in notes:
         if not isinstance(note, RowNote):
@@ -76,7 +76,7 @@ def told_of(
 # %% ../../../nbs/15_raw.ipynb #6ed3077f
 def download_files(
     raw,         # Folder of a download
-    depth:int=3, # Levels of folders below it to look into
+    depth:int=3, # Levels of folders below `raw` to search
 ):               # Yields paths, as text
     "The files of a download, shallow ones first"
     level = [raw]
@@ -113,14 +113,14 @@ def optional_file(
     raw,       # As for `find_file`
     *patterns, # As for `find_file`
 ):             # Path, or None
-    "The same, None where there is no such file"
+    "As `find_file`, but None where there is no such file"
     try: return find_file(raw, *patterns)
     except InputError: return None
 
 # %% ../../../nbs/15_raw.ipynb #88980b6e
 def numbered_lines(
     path:Path # Text file in UTF-8
-):            # Yields (number of the line from 1, its text without spaces around)
+):            # Yields (line number, from 1; text without spaces around it)
     "The lines of a text file that are not empty"
     try: text = path.read_text(encoding='utf-8-sig')
     except UnicodeDecodeError as e:
@@ -135,10 +135,10 @@ SPLIT_NAMES = dict(
     test='test')
 
 def standard_splits(
-    names, # Series of split names as a release has them; missing ones stay so
-    where, # File that they stand in, for the message
+    names, # Series of split names as a release has them; missing names stay missing
+    where, # File that the names are from, for the message
 ):         # Series of train, valid and test
-    "Split names of any release as those of a study table; `InputError` for one that is unknown"
+    "Split names of a release as train, valid and test; `InputError` for an unknown name"
     lower = names.str.strip().str.lower().replace('', None)
     unknown = lower.notna() & ~lower.isin(SPLIT_NAMES)
     if unknown.any():
@@ -156,7 +156,7 @@ def split_from_file(
     col:str,    # Column of the file with the names of splits
     notes:list, # Told where the split comes from
 ):              # Series by the index of `df`, or None where there is no file
-    "The split that a file beside the download gives"
+    "The split from a file beside the download"
     if path is None: return None
     notes.append(f'Split by {path.name}.')
     return df[key].map(standard_splits(csv_column(path, key, col), path))
@@ -165,8 +165,8 @@ def split_from_file(
 def with_one_id(
     df,         # Table with `patient`, perhaps `study`, and `split` where one is given
     notes:list, # Told how many ids are counted as one, or stand in two splits
-):              # The same with ids of which no two mean one patient
-    "Ids that mean one patient as one id, where the split allows it"
+):              # The same table, in which no two ids mean one patient
+    "Replace ids that mean one patient by one id, where the split allows it"
     df = df.assign(**{c: plain_ids(df[c]) for c in ('patient', 'study') if c in df})
     one = one_id_each(df['patient'])
     names = df['patient'].nunique() - one.nunique()
@@ -188,7 +188,7 @@ def with_split(
     split,      # Series by the index of `df`, or None: patients are dealt at random
     notes:list, # Told of a random split, and of images that are in none
 ):              # The rows that are in a split, with the column `split`
-    "A table with its split"
+    "Add the column `split` to a table"
     if split is None:
         notes.append('No split is given: patients dealt at random, '
                      '70 % train, 10 % valid, 20 % test.')
@@ -202,8 +202,8 @@ def with_split(
 def with_age_and_sex(
     df,         # Table that may have the columns `age` and `sex`
     notes=None, # List, told of what cannot be read
-):              # The same, with those that it has as a study table wants them
-    "`age_in_years` and `standard_sex` of the columns that are there"
+):              # The same table, with ages in years and sexes as F and M
+    "Apply `age_in_years` and `standard_sex` to the columns that are there"
     notes = [] if notes is None else notes
     if 'age' in df:
         said, age = df['age'], age_in_years(df['age'])
@@ -223,7 +223,7 @@ LARGEST_REPORT = 2**20 # Bytes
 def decode_report(
     data:bytes # Content of a file
 )->str:
-    "Text of a report: UTF-8, UTF-16 where its mark says so, else Latin-1"
+    "Text of a report: UTF-16 where its first two bytes say so, else UTF-8, else Latin-1"
     wide = data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     try: return data.decode('utf-16' if wide else 'utf-8-sig')
     except UnicodeDecodeError: return data.decode('latin-1')
@@ -231,8 +231,8 @@ def decode_report(
 # %% ../../../nbs/15_raw.ipynb #00f0fab6
 def join_sections(
     parts # DataFrame of the columns findings and impression, cleaned text
-):        # DataFrame by the same index: report, and sections: which of the two hold text
-    "Reports that arrive as two columns"
+):        # DataFrame, same index: `report`; `sections`, those of the two that hold text
+    "Join findings and impression, which arrive as two columns, to one report"
     reports = [report_text(*o) for o in parts.values]
     sections = [' '.join(c for c, text in zip(parts, o) if text) for o in parts.values]
     return pd.DataFrame(dict(report=reports, sections=sections), index=parts.index)
@@ -241,7 +241,7 @@ def join_sections(
 def header_views(
     paths,       # Series of paths relative to `raw`, may be missing
     raw,         # Folder of the download
-    default:str, # View where no header tells one, or the file is no DICOM
+    default:str, # View where the header names none, or the file is not DICOM
 ):               # Series of views by the same index
     "Views by the headers of DICOM files"
     pictures = ('.png', '.jpg', '.jpeg', '.webp', '.tif', '.tiff', '.bmp')
@@ -263,8 +263,8 @@ EXPECTED = dict(
 def images_here(
     paths, # Series of paths by `locate`
     raw,   # Folder of the download, for the message
-):         # Series: whether there is one
-    "Which of the images that a table names are here; `InputError` for none"
+):         # Bool Series: whether the image is here
+    "Which of the images that a table names are here; `InputError` where none is"
     here = paths.notna()
     if not here.any():
         raise InputError(f'{raw}: none of the images that the table names are here; '
@@ -274,11 +274,11 @@ def images_here(
 # %% ../../../nbs/15_raw.ipynb #cc948c5c
 def gap_notes(
     missing,  # Names without an image
-    extra,    # Images without a name
-    here:int, # How many images have a name
-    expected, # How many the whole release has, or None
+    extra,    # Images that no row names
+    here:int, # Number of images that a row names
+    expected, # Number in the whole release, or None
 )->list:
-    "Notes on what a download lacks, and on what no row of its table names"
+    "Notes on images that a download lacks, and on images that no row names"
     notes = []
     add_note(notes, len(missing), 'image of the table is', 'images of the table are',
              'not among the files and left out.')
@@ -290,7 +290,7 @@ def gap_notes(
 
 # %% ../../../nbs/15_raw.ipynb #5921a17a
 def finish_studies(
-    df,              # Table of images: columns of a study table but `split`, and any others
+    df,              # Table of images: the columns of a study table except `split`, and any others
     raw,             # Folder that its paths are relative to
     split,           # Series by the index of `df`, or None, see `with_split`
     notes:list,      # What the reader noticed: sentences, and `RowNote`s

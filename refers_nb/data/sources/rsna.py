@@ -25,7 +25,7 @@ SIDES = ['x', 'y', 'width', 'height']
 def rsna_rows(
     raw # Folder of the download
 ):      # (DataFrame: patientId, `SIDES`, Target as text; its file)
-    "One row per box, and one per image without a box; `InputError` for rows that contradict"
+    "One row per box, and one per image without a box; `InputError` for contradictory rows"
     path = find_file(raw, 'stage_2_train_labels.csv', 'stage_2_train_labels.csv.*')
     filled = ('patientId', 'Target')
     df = read_csv(path, *filled, *SIDES, filled=filled)
@@ -46,7 +46,7 @@ def rsna_boxes(
     raw, # Folder of the download
     df,  # Study table of it
 ):       # DataFrame: path, finding, reader, x0, y0, x1, y1 (pixels of the original)
-    "The boxes of a table; that the readers of an image agreed on them, not who they were, is told"
+    "The boxes on images of a table; the release does not tell who drew them"
     rows, path = rsna_rows(raw)
     rows = rows[rows['Target'] == '1']
     drawn = sized_boxes(rows[SIDES], path)
@@ -57,9 +57,9 @@ CLASSES = ['Lung Opacity', 'No Lung Opacity / Not Normal', 'Normal']
 
 def rsna_labels(
     raw,          # Folder of the download
-    classes=False # Whether `Normal` and `No Lung Opacity / Not Normal` are labels of their own
+    classes=False # Whether to add the labels `Normal` and `No Lung Opacity / Not Normal`
 ):                # DataFrame by patientId: 0 or 1
-    "The labels of all images, whether they are here or not"
+    "The labels of all images of the release, on the disk or not"
     rows, _ = rsna_rows(raw)
     target = rows.groupby('patientId', sort=False)['Target'].first().astype(float)
     labels = target.to_frame('Pneumonia')
@@ -79,7 +79,7 @@ NIH_NAME = re.compile(r'0*(\d+)_\d+\.\w+')
 def nih_patients(
     raw # Folder of the download
 ):      # Series by patientId: NIH's patient number as nih14 has it; None where there is no mapping
-    "Whose image each is, by the mapping that RSNA published"
+    "The patient of each image, by the mapping that RSNA published"
     path = optional_file(raw, 'pneumonia-challenge-dataset-mappings*.json')
     if path is None: return None
     entries = read_json(path, LARGEST_MAPPING, 'the mapping of RSNA')
@@ -97,9 +97,9 @@ def nih_patients(
 def patients_of(
     image,      # Series of patientId
     known,      # By `nih_patients`
-    notes:list, # Told whether they are known
+    notes:list, # Told whether the patients are known
 ):              # Series of patients
-    "NIH's patients; an image that the mapping does not name, or without one, counts as a patient"
+    "NIH's patients; an image whose patient is unknown counts as a patient"
     if known is None:
         notes.append('An image counts as a patient. Some are of one patient of ChestX-ray14: '
                      'with pneumonia-challenge-dataset-mappings_2018.json they are kept apart.')
@@ -115,9 +115,9 @@ def split_by_image(
     image,      # Series of patientId
     known,      # By `nih_patients`
     split,      # Series of splits, by image
-    notes:list, # Told how many patients are on two sides
+    notes:list, # Told how many patients are in two parts
 ):
-    "Say how many patients are in two parts of a split that others made"
+    "Note how many patients are in two parts of a split that others made"
     notes.append('An image counts as a patient, as in this split.')
     if known is None: return
     parts = split.groupby(image.map(known)).nunique()
@@ -126,9 +126,9 @@ def split_by_image(
 
 def rsna(
     raw,                # Folder with stage_2_train_images and stage_2_train_labels.csv
-    classes:bool=False, # Whether Normal, and neither normal nor opaque, are labels of their own
-    lists=None,         # Folder DatasetsSplits of MRM: its split, which is by image
-    share:int=100,      # Percent of the training images, of the lists of MRM: 1, 10 or 100
+    classes:bool=False, # Whether to add the labels of images without a box
+    lists=None,         # Folder DatasetsSplits of MRM, to use its split, which is by image
+    share:int=100,      # Percent of the training images, by the lists of MRM: 1, 10 or 100
 ):                      # Study table with pneumonia
     "RSNA Pneumonia Detection Challenge 2018 (Shih et al. 2019)"
     check_share(share, lists)

@@ -24,15 +24,15 @@ from .tables import read_csv
 READING_SEX = re.compile(r'\b(female|male)', re.IGNORECASE)
 READING_AGE = re.compile(r'''
     (\d+)           # a number: 45
-    \s*-?\s*        # perhaps a stroke
+    \s*-?\s*        # perhaps a hyphen
     (y|m|w|d)       # its unit: yrs, months
     [a-z]*\b
 ''', re.VERBOSE | re.IGNORECASE)
 
 def shenzhen_reading(
-    text:str # A file of ClinicalReadings: sex, age, and the reading
-)->dict:     # sex, age (text, as for other sources), findings
-    "Take one reading apart"
+    text:str # A file of ClinicalReadings: sex, age, and the finding
+)->dict:     # sex, age (text, as in other sources), findings
+    "Split one reading into its parts"
     sex = READING_SEX.search(text)
     age = READING_AGE.search(text)
     end = max([o.end() for o in (sex, age) if o], default=0)
@@ -44,10 +44,10 @@ def shenzhen_reading(
 # %% ../../../nbs/15f_shenzhen.ipynb #12f9c82b
 def read_readings(
     folder, # ClinicalReadings
-    pattern:str='CHNCXR_*.txt', # What the files are called
-    parse=shenzhen_reading, # Function of a text that takes it apart
+    pattern:str='CHNCXR_*.txt', # Pattern of the file names
+    parse=shenzhen_reading, # Function that splits a text into its parts
 ):          # DataFrame: study_id, sex, age, findings
-    "The readings in text files"
+    "The readings from text files"
     rows = []
     for path in sorted(folder.glob(pattern)):
         if not path.is_file(): continue
@@ -58,7 +58,7 @@ def read_readings(
 # %% ../../../nbs/15f_shenzhen.ipynb #9951d6f7
 def shenzhen_rows(
     raw # Folder of the download
-):      # (DataFrame of study_id, sex, age, findings; where that is)
+):      # (DataFrame of study_id, sex, age, findings; its path)
     "One row per image, from the text files, else from the CSV"
     first = optional_file(raw, 'CHNCXR_*.txt')
     if first: return read_readings(first.parent), first.parent
@@ -68,9 +68,9 @@ def shenzhen_rows(
 # %% ../../../nbs/15f_shenzhen.ipynb #378a5225
 def digit_labels(
     names, # Series of study_id
-    where, # Where they stand, for the message
+    where, # File that the names are from, for the message
 ):         # Series of 0 and 1
-    "The label that ends a name; `InputError` for a name without one"
+    "The label at the end of each name; `InputError` for a name without one"
     label = names.map(file_stem).str.extract(r'_([01])$')[0].astype(float)
     none = label.isna()
     if none.any():
@@ -84,7 +84,7 @@ def contrary_note(
     reading, # Series of text, cleaned
     label,   # Series of 0 and 1
 ):           # `RowNote`
-    "A note of readings that say normal where the name says ill, or the other way round"
+    "A note on readings that contradict the digit in the name"
     says_normal = reading.str.lower().str.strip('. ') == 'normal'
     contrary = (says_normal == (label == 1)) & (reading != '')
     return RowNote(contrary, 'reading contradicts', 'readings contradict',
@@ -92,7 +92,7 @@ def contrary_note(
 
 def shenzhen(
     raw,        # Folder with CXR_png and ClinicalReadings, or with the CSV
-    lists=None, # Folder DataProcessed of the REFERS release: its split in place of a random one
+    lists=None, # Folder DataProcessed of the REFERS release, to use its split
 ):              # Study table with tuberculosis
     "Shenzhen chest X-ray set (Jaeger et al. 2014)"
     df, where = shenzhen_rows(raw)

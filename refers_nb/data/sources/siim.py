@@ -23,7 +23,7 @@ def rle_runs(
     text:str,  # EncodedPixels
     where:str, # Its file and row, for the message
 ):             # (starts, ends) of the runs, int64 arrays (n,), counted down the columns
-    "The runs of a mask, none for -1; `InputError` for a text that is no mask"
+    "The runs of a mask, none for -1; `InputError` for a text that is not a mask"
     if text.strip() == '-1': return np.zeros(0, int), np.zeros(0, int)
     try: numbers = np.array([int(o) for o in text.split()], np.int64)
     except (ValueError, OverflowError): numbers = np.zeros(0, int)
@@ -37,10 +37,10 @@ def rle_runs(
 
 # %% ../../../nbs/15l_siim.ipynb #82f2eba4
 def rle_mask(
-    texts,        # EncodedPixels of an image, one for each of its rows
+    texts,        # EncodedPixels of an image, one text per row
     where='mask', # For the message
 ):                # bool array (1024, 1024): rows, columns
-    "The outlines of an image together"
+    "The outlines of an image as one mask"
     flat = np.zeros(SIDE**2, bool)
     for text in texts:
         for start, end in zip(*rle_runs(text, where)): flat[start:end] = True
@@ -68,9 +68,9 @@ def siim_masks(
 def mask_shares(
     masks # By `siim_masks`
 ):        # Series by ImageId: share of the image that its outlines cover
-    "How much of each image is pneumothorax"
+    "The share of each image that is pneumothorax"
     def share(texts):
-        "Of one image; a single outline needs no mask"
+        "The share of one image; a single outline needs no mask"
         if len(texts) != 1: return rle_mask(texts).mean() if texts else 0.
         starts, ends = rle_runs(texts[0], 'mask')
         return (ends - starts).sum()/SIDE**2
@@ -79,9 +79,9 @@ def mask_shares(
 # %% ../../../nbs/15l_siim.ipynb #e79e156d
 def siim_labels(
     raw,        # Folder of the download
-    least=0.,   # Share of the image below which an outline decides nothing
+    least=0.,   # Share of the image below which an outline leaves the label missing
 ):              # DataFrame by ImageId: Pneumothorax, 1, 0 or missing
-    "The labels of all images, whether they are here or not"
+    "The labels of all images of the release, on the disk or not"
     check_number('least', least, float, 0, 1)
     masks = siim_masks(raw)
     label = (masks.map(len) > 0).astype(float)
@@ -90,9 +90,9 @@ def siim_labels(
 
 def siim(
     raw,           # Folder with dicom-images-train and train-rle.csv
-    least:float=0., # Share of the image below which an outline decides nothing: missing
-    lists=None,    # Folder DatasetsSplits of MRM: its split
-    share:int=100, # Percent of the training images, of the lists of MRM: 1, 10 or 100
+    least:float=0., # Share of the image below which an outline leaves the label missing
+    lists=None,    # Folder DatasetsSplits of MRM, to use its split
+    share:int=100, # Percent of the training images, by the lists of MRM: 1, 10 or 100
 ):                 # Study table with pneumothorax
     "SIIM-ACR Pneumothorax Segmentation 2019"
     check_share(share, lists)

@@ -26,7 +26,7 @@ def vinbig_file(
 
 def vinbig_rows(
     path # File of annotations
-):       # DataFrame: image_id, class_name, rad_id, and the corners of the box where one was drawn
+):       # DataFrame: image_id, class_name, rad_id, and corners where a box was drawn
     "One row per box, and one per radiologist who drew none"
     columns = ('image_id', 'class_name', 'rad_id')
     df = read_csv(path, *columns, filled=columns)
@@ -42,7 +42,7 @@ RULES = dict(
 
 def vinbig_labels(
     raw,       # Folder with train.csv(.gz)
-    rule='any' # any, majority or all: how many of an image's radiologists must have drawn a finding
+    rule='any' # How many of an image's radiologists must have drawn it: any, majority or all
 ):             # DataFrame by image_id, 0 or 1 for each of `VINBIG`
     "The findings of all 15,000 images, whether they are here or not"
     if rule not in RULES: raise InputError(f"rule={rule!r}: expected {', '.join(RULES)}")
@@ -58,7 +58,7 @@ def vinbig_labels(
 def vinbig(
     raw,        # Folder with train.csv and the images: train/*.dicom, or resized PNG or JPEG
     rule='any', # any, majority or all, see `vinbig_labels`
-    lists=None, # Folder DataProcessed of the REFERS release: its split in place of a random one
+    lists=None, # Folder DataProcessed of the REFERS release, to use its split
 ):              # Study table with the 14 findings of `VINBIG`
     "VinBigData chest X-rays (Nguyen et al. 2022)"
     found = vinbig_labels(raw, rule)
@@ -79,7 +79,7 @@ def check_corners(
     corners, # DataFrame of four columns: left, top, right, bottom, as text
     path,    # Their file, for the message
 ):           # DataFrame: x0, y0, x1, y1
-    "Corners as numbers; `InputError` for a row that is no box"
+    "Corners as numbers; `InputError` for a row that is not a box"
     x = corners.set_axis(['x0', 'y0', 'x1', 'y1'], axis=1)
     bad = ~((x['x1'] >= x['x0']) & (x['y1'] >= x['y0']) & np.isfinite(x).all(axis=1))
     if bad.any():
@@ -89,7 +89,7 @@ def check_corners(
 # %% ../../../nbs/15e_vinbig.ipynb #13c53f11
 def numbers(
     df # DataFrame of text
-):     # The same as floats, missing where a cell holds none
+):     # The same as floats, missing where a cell holds no number
     "Text as numbers"
     return df.apply(pd.to_numeric, errors='coerce').astype(float)
 
@@ -110,14 +110,14 @@ def sized_boxes(
     df,   # DataFrame of four columns of text: left, top, width, height
     path, # Their file, for the message
 ):        # DataFrame: x0, y0, x1, y1
-    "Boxes that are given by a corner and their size"
+    "Boxes from one corner and their size"
     left, top, width, height = (o for _, o in numbers(df).items())
     return check_corners(pd.concat([left, top, left + width, top + height], axis=1), path)
 
 def nih_boxes(
     path # BBox_List_2017.csv
 ):       # DataFrame: stem, finding, reader, x0, y0, x1, y1
-    "The boxes of ChestX-ray14, of which it is not told who drew them"
+    "The boxes of ChestX-ray14; the release does not tell who drew them"
     columns = ('Image Index', 'Finding Label')
     df = read_csv(path, *columns, filled=columns)
     if df.shape[1] < 6: raise InputError(f'{path}: expected four columns with the corners of a box')
@@ -127,10 +127,10 @@ def nih_boxes(
 
 # %% ../../../nbs/15e_vinbig.ipynb #2c9870ec
 def boxes_on(
-    drawn, # Boxes with the column stem
+    drawn, # Boxes, with the column `stem`
     df,    # Study table
 ):         # DataFrame: path, finding, reader, x0, y0, x1, y1
-    "Those of the boxes that lie on images of a table"
+    "The boxes that lie on images of a table"
     by_stem = pd.Series(df['path'].values, index=df['path'].map(file_stem))
     path = drawn['stem'].map(by_stem[~by_stem.index.duplicated()])
     drawn = drawn.assign(path=path)[path.notna()].reset_index(drop=True)
@@ -139,7 +139,7 @@ def boxes_on(
 def boxes(
     source:str, # nih14 or vinbig
     raw,        # Folder of the download
-    df,         # Study table of it
+    df,         # Its study table
 ):              # DataFrame: path, finding, reader, x0, y0, x1, y1 (pixels of the original); or None
     "The boxes that radiologists drew around findings, on the images of a table"
     nih_file = optional_file(raw, 'BBox_List_2017*.csv*') if source == 'nih14' else None
