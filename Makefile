@@ -2,6 +2,8 @@ SHELL  := /bin/bash
 PYTHON ?= python3
 BIN    := .venv/bin
 TIMES  := .times
+# Processes that test side by side: one per core, two to four, each with up to 4 GB.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(2, min(4, os.cpu_count() or 2)))')
 unexport PYTHONPATH
 
 .PHONY: help demo test test-slow repository notebooks pytest wheel lab browser chromium docs readme clean
@@ -33,20 +35,20 @@ test:      # Everything but the long series: about ten minutes on two cores
 	@echo 'Where the time went:' && cat $(TIMES) && rm -f $(TIMES)
 
 repository: .venv/.installed # Notebooks, modules, README, pages and packaging are in step
-	$(call part,repository,python -m pytest -n 2 -m 'not slow' tests/test_repository.py)
+	$(call part,repository,python -m pytest -n $(WORKERS) -m 'not slow' tests/test_repository.py)
 
 notebooks: .venv/.installed  # Every notebook from a clean kernel
-	$(call part,notebooks,nbdev-test nbs --n-workers 2 --timing)
+	$(call part,notebooks,nbdev-test nbs --n-workers $(WORKERS) --timing)
 
-# The files that take longest go first: two processes then end at about the same time.
+# The files that take longest go first: the processes then end at about the same time.
 LONG  := tests/test_resume.py tests/test_experiments.py tests/test_baselines.py tests/test_cli.py tests/test_fuzz.py tests/test_finetune.py
 FILES  = $(filter $(wildcard tests/test_*.py),$(LONG)) $(filter-out $(LONG) tests/test_repository.py tests/test_browser.py,$(wildcard tests/test_*.py))
 pytest: .venv/.installed     # What a notebook cannot show: processes, kills, ranks, mutated input
-	$(call part,pytest,python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not slow and not browser' $(FILES))
+	$(call part,pytest,python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not browser' $(FILES))
 
 test-slow: .venv/.installed  # The rest: long fuzzing, long series of kills, coverage by simulation
 	@rm -f $(TIMES)
-	$(call part,slow tests,python -m pytest -n 2 --dist worksteal -m slow tests)
+	$(call part,slow tests,python -m pytest -n $(WORKERS) --dist worksteal -m slow tests)
 	@cat $(TIMES) && rm -f $(TIMES)
 
 # A second environment, with what the library asks for and nothing else. It is emptied when the requirements change.
@@ -77,9 +79,9 @@ lab: .venv/.installed    # JupyterLab on the notebooks, reachable from this mach
 chromium: .venv/.browser # A Chromium: the one that is there, else Debian's, else that of playwright
 	@PYTHON=$(BIN)/python tests/chromium.sh --install
 
-# Each of the two processes has a JupyterLab of its own. ONLY="quickstart or index" opens these notebooks alone.
+# Each process has a JupyterLab of its own. ONLY="quickstart or index" opens these notebooks alone.
 browser: chromium        # Every tutorial in JupyterLab, and the site, in a headless Chromium; pictures of the screens in _browser
-	$(call part,browser,python -m pytest -n 2 --dist worksteal -m browser -rs --durations=0 --durations-min=1 $(if $(ONLY),-k "$(ONLY)") tests/test_browser.py)
+	$(call part,browser,python -m pytest -n $(WORKERS) --dist worksteal -m browser -rs --durations=0 --durations-min=1 $(if $(ONLY),-k "$(ONLY)") tests/test_browser.py)
 	@cat $(TIMES) && rm -f $(TIMES)
 
 docs: .venv/.installed   # The site: notebooks, API, data sets, gallery, search, in _docs/index.html
