@@ -40,7 +40,7 @@ from .phantom import Phantoms, phantoms
 from .predict import predict
 from .settings import settings
 from .training.baselines import baseline, baselines
-from .training.callbacks import Checkpoint, Precision, SaveHistory, TensorBoardLogger
+from .training.callbacks import Checkpoint, Precision, SaveHistory
 from .training.classifier import Classifier, ClassifierLearner
 from .training.finetune import finetune, finetune_learner
 from .training.interpret import MultiLabelInterpretation

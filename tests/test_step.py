@@ -19,12 +19,13 @@ from refers_nb.data.views import Views
 from refers_nb.models.refers import Refers, refers_model
 from refers_nb.models.textenc import ReportEncoder
 from refers_nb.training import step as step_module
-from refers_nb.training.callbacks import Checkpoint, fuse_attention, setup_progress, TensorBoardLogger
+from refers_nb.training.callbacks import Checkpoint, fuse_attention, setup_progress
 from refers_nb.training.losses import RefersLoss
 from refers_nb.training.optim import WarmupCosine
 from refers_nb.training.pretrain import pretrain, RefersArgs
 from refers_nb.training.reports import pretrain_learner
 from refers_nb.training.step import Compile, CountOps, NonFiniteLoss, StopOnNonFinite
+from refers_nb.training.tensorboard import TensorBoardLogger
 from refers_nb.runs import diff_args
 
 MIXED = torch.bfloat16

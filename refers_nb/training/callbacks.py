@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATE', 'ResumableLearner', 'float_outputs', 'fuse_attention', 'Precision', 'PlainTensors', 'Checkpoint',
            'plain_values', 'copied', 'is_count', 'unlike', 'tensors_of', 'history_table', 'SaveHistory', 'StepsBar',
-           'print_epoch', 'setup_progress', 'TensorBoardLogger']
+           'print_epoch', 'setup_progress']
 
 # %% ../../nbs/32_callbacks.ipynb #024d0b3d
 import math, os, sys
@@ -441,46 +441,3 @@ def setup_progress(
     learn.logger = noop if silent else partial(print_epoch, learn)
     learn.add_cb(StepsBar('training'))
     return learn
-
-# %% ../../nbs/32_callbacks.ipynb #2d59ae72
-class TensorBoardLogger(Callback):
-    "TensorBoard: loss and learning rate of every step, the training table of every epoch"
-    order = 89 # before `Checkpoint`: what it saves is in the log
-
-    def __init__(self,
-        folder,      # Where the logs go
-        every:int=20 # Steps that are written together
-    ): store_attr()
-
-    def before_fit(self):
-        "Open the log at the step where the run is"
-        from torch.utils.tensorboard import SummaryWriter
-        self.writer = SummaryWriter(self.folder, purge_step=self.train_iter)
-        self.steps = []
-
-    def after_batch(self):
-        "Note the step, and write it with others: who asks for a loss at once waits for it"
-        if not self.training or not len(self.yb): return    # `LargeBatch` shows whole steps
-        self.steps.append((self.train_iter, self.loss.detach(), self.opt.hypers[-1]['lr']))
-        if len(self.steps) == self.every: self.before_save()
-
-    def before_save(self):
-        "Write the steps since the last time: what is in a saved state is in the log"
-        for step, loss, lr in self.steps:
-            self.writer.add_scalar('train/loss', loss.item(), step)
-            self.writer.add_scalar('train/lr', lr, step)
-        self.steps = []
-
-    def after_train(self):
-        "Write what is left of the epoch"
-        self.before_save()
-
-    def after_epoch(self):
-        "Write the row of the table"
-        names = self.recorder.metric_names[1:]
-        for name, value in zip(names, self.recorder.values[-1]):
-            self.writer.add_scalar(f'epoch/{name}', value, self.train_iter)
-
-    def after_fit(self):
-        "Close the log"
-        self.writer.close()

@@ -29,8 +29,7 @@ from ..models.opening import start_arguments
 from ..ranks import is_first, n_ranks, on_first
 from ..runs import completed_checkpoint, run_once, run_record, Stop
 from ..settings import check_numbers, check_values, default
-from .callbacks import (
-    Checkpoint, SaveHistory, setup_progress, TensorBoardLogger)
+from .callbacks import Checkpoint, SaveHistory, setup_progress
 from .distributed import over_ranks, rank_facts
 from .losses import RefersLoss
 from .paper import paper_epochs, preset_args
@@ -39,6 +38,7 @@ from .rate import images_seen, Throughput
 from .reports import pretrain_learner, ReportLearner
 from .starts import resolve_start
 from .step import Compile
+from .tensorboard import TensorBoardLogger
 
 # %% ../../nbs/33_pretrain.ipynb #84c736c4
 RUN_LIMITS = dict(
