@@ -49,3 +49,4 @@ from .training.metrics import auroc, linear_probe, macro_auroc, recall_at
 from .training.optim import adamw, paper_sgd, warmup_cosine
 from .training.pretrain import PHANTOM_RECIPE, pretrain, pretrain_learner
 from .training.reports import ReportLearner
+from .training.tensorboard import TensorBoardLogger
