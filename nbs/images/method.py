@@ -10,7 +10,7 @@ from PIL import Image
 from refers_nb.phantom import phantoms
 
 INK, SOFT, IMAGE, TEXT, LATER = '#1f2933', '#7b8794', '#2f6f9f', '#b4632b', '#3f7f5f'
-fig,ax = plt.subplots(figsize=(8, 3.9), dpi=160)
+fig,ax = plt.subplots(figsize=(8, 3.9), dpi=128) # 1024 pixels: JupyterLab shows them all
 ax.set(xlim=(0, 160), ylim=(0, 78), aspect='equal'); ax.axis('off')
 fig.subplots_adjust(0, 0, 1, 1)
 
@@ -37,18 +37,25 @@ def film(x, y, side, pixels):
 
 
 # One study: its views and its report
-ph = phantoms(400, size=160, seed=3)
+ph = phantoms(1500, size=160, seed=3)
 wanted = {'right effusion', 'consolidation'}
-i = next(i for i in range(400) if ph.has_lateral[i] and set(ph.labels.columns[ph.labels.iloc[i] > 0]) == wanted and len(ph.reports[i]) < 190)
+
+
+def told(i):
+    "Findings and impression of a phantom's report"
+    return [o for o in ph.reports[i].split('\n\n') if o.startswith(('FINDINGS', 'IMPRESSION'))]
+
+
+shown = [i for i in range(1500) if ph.has_lateral[i] and set(ph.labels.columns[ph.labels.iloc[i] > 0]) == wanted]
+i = min(shown, key=lambda i: len(''.join(told(i))))
 ax.add_patch(FancyBboxPatch((2, 4), 38, 66, boxstyle='round,pad=0,rounding_size=1.6', lw=.9, ec='#cbd2d9', fc='#f5f7fa'))
 note(21, 73.4, 'one study', INK, 7.5, weight='bold')
 film(4.5, 49, 16, ph.frontal[i]); film(21.5, 49, 16, ph.lateral[i])
 note(12.5, 46.4, 'frontal', size=7); note(29.5, 46.4, 'lateral', size=7)
-ax.add_patch(FancyBboxPatch((4.5, 7), 33, 33, boxstyle='square,pad=0', lw=.7, ec='#cbd2d9', fc='white'))
-parts = [o for o in ph.reports[i].split('\n\n') if o.startswith(('FINDINGS', 'IMPRESSION'))]
-report = '\n'.join(textwrap.fill(o, 23) for o in parts)
-ax.text(6.3, 37.6, report, size=6.5, family='monospace', color=INK, va='top', linespacing=1.45)
-note(21, 10.2, 'free text, no labels', TEXT, 6.8, style='italic')
+ax.add_patch(FancyBboxPatch((4.5, 10), 33, 33, boxstyle='square,pad=0', lw=.7, ec='#cbd2d9', fc='white'))
+report = '\n'.join(textwrap.fill(o, 23) for o in told(i))
+ax.text(6.3, 41, report, size=6.5, family='monospace', color=INK, va='top', linespacing=1.45)
+note(21, 7, 'free text, no labels', TEXT, 6.8, style='italic')
 
 # Writing: views -> tokens -> fused -> words
 box(48, 49, 23, 16, 'radiograph\ntransformer', IMAGE)
@@ -85,5 +92,5 @@ for j,(w,p) in enumerate([('right effusion', .92), ('consolidation', .8), ('nodu
     ax.barh(y - 2.6, 14*p, left=143.5, height=1.5, color=LATER, zorder=3); ax.barh(y - 2.6, 14, left=143.5, height=1.5, color='#e4e7eb')
 
 dest = Path(__file__).with_name('method.png')
-fig.savefig(dest, dpi=160)
+fig.savefig(dest, dpi=128) # 1024 pixels: JupyterLab shows them all
 Image.open(dest).convert('RGB').quantize(128, dither=Image.Dither.NONE).save(dest, optimize=True)
