@@ -157,8 +157,8 @@ def check_archive(
     if not zipfile.is_zipfile(path): return
     try:
         with zipfile.ZipFile(path) as f: size = sum(o.file_size for o in f.infolist())
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as e:
-        # the last is zipfile's own, for a version of archives that it does not know
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError) as e:
+        # the last is raised by zipfile for a version of archives that it does not know
         raise InputError(f'{path} cannot be read as an archive: {shown(e)}') from None
     if size > times*path.stat().st_size:
         raise InputError(f'{path} would unpack to {size:,} bytes, which is no file of weights')
