@@ -1,7 +1,7 @@
 """What each part of the method is worth: the same pre-training without it, several seeds, one table.
 
     python benchmarks/ablation.py PREPARED OUT --start WEIGHTS      # a folder by refers-prep
-    python benchmarks/ablation.py phantoms OUT                      # phantoms and the recipe of refers-demo
+    python benchmarks/ablation.py phantoms OUT                      # phantoms, by PHANTOM_RECIPE
 
 Every row sees the same studies for the same number of steps, and differs from `both` (two views, attention) in one
 argument. A study with fewer views leaves places empty: phantoms have two at most, so there `three views` repeats `both`.

@@ -36,7 +36,7 @@ def pairs(text):
     return dict(o.split('=', 1) for o in text.split(',') if o)
 
 def phantoms(a):
-    "Reports and labels of phantoms, with the recipe of refers-demo"
+    "Reports and labels of phantoms, by PHANTOM_RECIPE"
     data = a.out/'data'
     phantom_set(data/'reports', 64, train=(4000, 1), valid=(200, 2))
     phantom_set(data/'labels', 64, train=(2000, 3), valid=(133, 4), test=(400, 5))

@@ -1,16 +1,16 @@
-"""A step of the demo on a machine that is busy: what another process costs, by how idle threads wait.
+"""A step of pre-training on a machine that is busy: what another process costs, by how idle threads wait.
 
     python benchmarks/busy.py                       # all cores, with none and one other process
     python benchmarks/busy.py --others 0 1 2
 
 The threads of a step meet many times. One that is there first may look again and again whether the others have come (active), or
 sleep until they have (passive); on a core that another process shares, looking takes the time of whoever is waited for. Measured in
-turn are torch's own way, that of our commands (a thousand looks), OMP_WAIT_POLICY=PASSIVE, and one thread. The other processes count, and do nothing else.
+turn are torch's own way, that of our commands (three thousand looks), OMP_WAIT_POLICY=PASSIVE, and one thread. The other processes count, and do nothing else.
 """
 import argparse, itertools, os, statistics, subprocess, sys, tempfile, warnings
 warnings.filterwarnings('ignore')
 
-SETTINGS = {'as torch is': {}, 'as commands are': dict(GOMP_SPINCOUNT='1000'), 'passive': dict(OMP_WAIT_POLICY='PASSIVE'),
+SETTINGS = {'as torch is': {}, 'as commands are': dict(GOMP_SPINCOUNT='3000'), 'passive': dict(OMP_WAIT_POLICY='PASSIVE'),
             'one thread': dict(OMP_NUM_THREADS='1')}
 
 
@@ -23,7 +23,7 @@ def arguments():
 
 
 def child(folder):
-    "Print the seconds of a step of the demo"
+    "Print the seconds of a step of the tiny preset, on phantoms"
     from refers_nb.training.pretrain import PHANTOM_RECIPE, pretrain
     plan = pretrain(folder, f'{folder}/run', 'tiny', dry_run=True, **PHANTOM_RECIPE | dict(size=64, epochs=5))
     print(plan['seconds per step'])

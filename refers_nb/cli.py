@@ -351,9 +351,10 @@ DEMO_LIMITS = dict(studies=(int, 10, 10**6), labelled=(int, 10, 10**6), epochs=(
 @cli_errors
 def refers_demo(
     out:str='demo',    # Folder for results.csv, label_efficiency.png and checkpoint
+    preset:str='nano', # Model: nano, or tiny, which takes three times as long
     studies:int=4000,  # Phantom studies with reports
     labelled:int=2000, # Phantom studies with labels
-    epochs:int=5,      # Passes over the studies with reports
+    epochs:int=3,      # Passes over the studies with reports
     steps:int=50,      # Fine-tuning steps of every start, fraction and seed
     seeds:int=3,       # Repetitions
 ):
@@ -361,7 +362,7 @@ def refers_demo(
 
     Goes on where it was stopped."""
     check_numbers(DEMO_LIMITS, locals())
-    args = dict(studies=studies, labelled=labelled, epochs=epochs, steps=steps,
+    args = dict(preset=preset, studies=studies, labelled=labelled, epochs=epochs, steps=steps,
                 seeds=tuple(range(seeds)))
 
     draw_to_files()

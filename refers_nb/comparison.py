@@ -8,7 +8,6 @@ __all__ = ['GROWS', 'NOT_THE_TABLE', 'named_tables', 'is_own', 'told_architectur
            'compare_starts', 'what_is_done', 'finish_comparison']
 
 # %% ../nbs/50a_comparison.ipynb #08c2ec25
-import os
 from pathlib import Path
 from .core import atomic, InputError
 from .evaluation.compare import efficiency_tests
@@ -165,7 +164,6 @@ def compare_starts(
     out = Path(out).expanduser()
     first = next(iter(starts.values()))
     encoder_from(first, kwargs['size'], kwargs['arch'])        # the others may be lacking
-    os.environ.setdefault('PYTHONWARNINGS', 'ignore:`torch.jit.script`:FutureWarning')   # of fastai
     args = dict(fractions=fractions, seeds=seeds, jobs=jobs, shard=shard, **kwargs)
     record = out
     if shard: record = out/'parts'/shard.strip().replace('/', '-of-')   # they run at the same time

@@ -74,16 +74,16 @@ def get_device(
 
 # %% ../nbs/00_core.ipynb #3acf71a1
 def cpu_has_bf16():
-    "Whether this processor multiplies bfloat16 directly (AVX512-BF16 or AMX)"
+    "Whether this processor multiplies bfloat16 faster than float32 (AMX)"
     try: flags = Path('/proc/cpuinfo').read_text()
     except OSError: return False
-    return bool(re.search(r'\b(avx512_bf16|amx_bf16)\b', flags))
+    return bool(re.search(r'\bamx_bf16\b', flags))
 
 def get_dtype(
     name:str='auto', # auto, fp32 or bf16
     device=None,     # The device it is for; default: `get_device()`
 ):                   # `torch.bfloat16` or `torch.float32`
-    "The type in which to multiply: bfloat16 where the device has it, unless `name` says otherwise"
+    "The type in which to multiply: bfloat16 where it is faster, unless `name` says otherwise"
     import torch
     if name == 'fp32': return torch.float32
     if name == 'bf16': return torch.bfloat16
@@ -273,7 +273,7 @@ def draw_to_files():
 # %% ../nbs/00_core.ipynb #b3a1f701
 def short_waits():
     "Have the threads of torch, which is not imported yet, soon sleep where they wait for each other"
-    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '1000')
+    if 'OMP_WAIT_POLICY' not in os.environ: os.environ.setdefault('GOMP_SPINCOUNT', '3000')
 
 # %% ../nbs/00_core.ipynb #5f60c2ea
 def cli_errors(
@@ -283,8 +283,9 @@ def cli_errors(
     @functools.wraps(f)
     def command(*args, **kwargs):
         "Run the script"
-        # an import of fastai says so
+        # an import of fastai says so, here and in processes that are started from here
         warnings.filterwarnings('ignore', message='.*torch.jit.script.* is deprecated')
+        os.environ.setdefault('PYTHONWARNINGS', 'ignore:`torch.jit.script`:FutureWarning')
         open_streams()
         short_waits()
         try:

@@ -156,7 +156,7 @@ KEYS['run'] = dict(
     device    = Key('auto', device_name,
         'auto (a CUDA GPU where there is one), cpu, mps, cuda or cuda:N'),
     precision = Key('auto', choice_parser('auto', 'fp32', 'bf16'),
-        'auto (bf16 where the processor or GPU has it), fp32 or bf16'),
+        'auto (bf16 where it is faster), fp32 or bf16'),
     workers   = Key('auto', auto_or(number_parser(int, 0, 1024)),
         'Processes that read images; 0 is none beside the main one, auto one a core'),
     seed      = Key('0', number_parser(int, 0, LARGEST_SEED),
