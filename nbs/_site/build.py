@@ -164,17 +164,18 @@ def add_downloads(out):
 def build(out=ROOT/'_docs', strict=False):
     "The whole site; `strict` makes an error of every warning"
     out = Path(out).resolve()
-    shutil.rmtree(out, ignore_errors=True)
     with tempfile.TemporaryDirectory() as scratch:
-        source = Path(scratch)/'source'
+        source, made = Path(scratch)/'source', Path(scratch)/'site'    # myst-nb also writes beside `made`
         stage(source)
         options = ['-W', '--keep-going'] if strict else []
         command = [sys.executable, '-m', 'sphinx', '-q', '-j', '2', '-b', 'html', *options,
                    '-c', str(HERE), '-D', f'html_static_path={source/"_static"}',
-                   '-d', str(Path(scratch)/'doctrees'), str(source), str(out)]
+                   '-d', str(Path(scratch)/'doctrees'), str(source), str(made)]
         env = os.environ | dict(PYTHONWARNINGS='ignore')
         code = subprocess.run(command, env=env).returncode
         if code: sys.exit(f'Sphinx ended with {code}; what it says stands above')
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(made, out)
     for o in (out/'_static').rglob('*.html'): o.unlink()    # a template of the theme
     shutil.rmtree(out/'_sources', ignore_errors=True)
     add_downloads(out)
