@@ -6,7 +6,7 @@ TIMES  := .times
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(max(2, min(4, os.cpu_count() or 2)))')
 unexport PYTHONPATH
 
-.PHONY: help demo test test-slow repository notebooks pytest wheel lab browser chromium docs readme clean
+.PHONY: help demo test test-slow repository notebooks tutorials pytest wheel lab browser chromium docs readme clean
 .DEFAULT_GOAL := help
 
 help:      # This list
@@ -28,7 +28,7 @@ define part
 trap 'rm -rf "$$TMPDIR"' EXIT; echo "== $(1)"; $(2); printf '%6d s  %s\n' $$((SECONDS - began)) '$(1)' >> $(TIMES)
 endef
 
-# What one runs before every commit: every notebook, every module, the wheel. The long rest is `make test-slow`.
+# What one runs before every commit: every notebook that exports, every module, the wheel. The long rest is `make test-slow`.
 test:      # Everything but the long series: about ten minutes on two cores
 	@rm -f $(TIMES)
 	@$(MAKE) --no-print-directory repository && $(MAKE) --no-print-directory notebooks && $(MAKE) --no-print-directory pytest && $(MAKE) --no-print-directory wheel
@@ -37,8 +37,11 @@ test:      # Everything but the long series: about ten minutes on two cores
 repository: .venv/.installed # Notebooks, modules, README, pages and packaging are in step
 	$(call part,repository,python -m pytest -n $(WORKERS) -m 'not slow' tests/test_repository.py)
 
-notebooks: .venv/.installed  # Every notebook from a clean kernel
-	$(call part,notebooks,nbdev-test nbs --n-workers $(WORKERS) --timing)
+notebooks: .venv/.installed  # Every notebook but the tutorials, from a clean kernel
+	$(call part,notebooks,nbdev-test nbs --n-workers $(WORKERS) --timing --skip-folder-re '^tutorials$$')
+
+tutorials: .venv/.installed  # Every tutorial from a clean kernel
+	$(call part,tutorials,nbdev-test nbs/tutorials --n-workers $(WORKERS) --timing)
 
 # The files that take longest go first: the processes then end at about the same time.
 LONG  := tests/test_resume.py tests/test_experiments.py tests/test_baselines.py tests/test_cli.py tests/test_fuzz.py tests/test_finetune.py
@@ -46,8 +49,9 @@ FILES  = $(filter $(wildcard tests/test_*.py),$(LONG)) $(filter-out $(LONG) test
 pytest: .venv/.installed     # What a notebook cannot show: processes, kills, ranks, mutated input
 	$(call part,pytest,python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m 'not slow and not browser' $(FILES))
 
-test-slow: .venv/.installed  # The rest: long fuzzing, long series of kills, coverage by simulation
+test-slow: .venv/.installed  # The rest: the tutorials, long fuzzing, long series of kills, coverage by simulation
 	@rm -f $(TIMES)
+	@$(MAKE) --no-print-directory tutorials
 	$(call part,slow tests,python -m pytest -n $(WORKERS) --dist worksteal -m slow tests)
 	@cat $(TIMES) && rm -f $(TIMES)
 
