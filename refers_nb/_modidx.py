@@ -2437,8 +2437,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                        'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.Checkpoint.after_epoch': ( 'callbacks.html#checkpoint.after_epoch',
                                                                                                        'refers_nb/training/callbacks.py'),
-                                              'refers_nb.training.callbacks.Checkpoint.after_fit': ( 'callbacks.html#checkpoint.after_fit',
-                                                                                                     'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.Checkpoint.after_step': ( 'callbacks.html#checkpoint.after_step',
                                                                                                       'refers_nb/training/callbacks.py'),
                                               'refers_nb.training.callbacks.Checkpoint.after_train': ( 'callbacks.html#checkpoint.after_train',

@@ -1,5 +1,5 @@
 "What a training step reads on the host, that nothing else of it has changed, losses looked at late, and a compiled model"
-import sys
+import sys, time
 from pathlib import Path
 import pytest
 import torch
@@ -238,8 +238,10 @@ def test_the_message_is_of_the_step_whose_loss_it_was(table, tmp_path, late):
 
 @pytest.mark.parametrize('late', [False, True])
 @pytest.mark.parametrize('step, saved', [(1, None), (2, 2), (3, 2)])
-def test_no_state_is_saved_after_it(table, tmp_path, late, step, saved):
-    "A state is due after every second step, also right after the step that was bad"
+def test_no_state_is_saved_after_it(table, tmp_path, monkeypatch, late, step, saved):
+    "A state is due after every second step, also right after the step that was bad; a slow disk is waited for"
+    write_file = Checkpoint.write_file
+    monkeypatch.setattr(Checkpoint, 'write_file', lambda self, state: (time.sleep(.3), write_file(self, state)))
     learn, _ = stopped(table, tmp_path, step, late, every=2)
     if saved is None:
         assert not (tmp_path/'s.pt').exists()

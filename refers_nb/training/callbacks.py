@@ -34,11 +34,14 @@ class ResumableLearner(Learner):
     first_epoch = 0
 
     def _do_fit(self):
-        "The epochs that are left"
+        "The epochs that are left; whatever ends them, a state that is being written is waited for"
         first = self.first_epoch
         self.first_epoch = 0                                 # for this fit alone
-        for self.epoch in range(first, self.n_epoch):
-            self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        try:
+            for self.epoch in range(first, self.n_epoch):
+                self._with_events(self._do_epoch, 'epoch', CancelEpochException)
+        finally:
+            if hasattr(self, 'checkpoint'): self.checkpoint.finish()
 
 # %% ../../nbs/32_callbacks.ipynb #0f5c1a4a
 def float_outputs(
@@ -174,11 +177,6 @@ def after_train(self:Checkpoint):
 def after_epoch(self:Checkpoint):
     "Save after the validation"
     self.save(next_epoch=self.epoch + 1)
-
-@patch
-def after_fit(self:Checkpoint):
-    "No file is left half written by a run that was stopped"
-    self.finish()
 
 # %% ../../nbs/32_callbacks.ipynb #2153c92c
 def plain_values(
