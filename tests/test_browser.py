@@ -141,7 +141,11 @@ def reader(site, page):
     page.mistakes = []
     page.on('pageerror', lambda error: page.mistakes.append(str(error)))
     page.on('response', lambda r: r.status >= 400 and page.mistakes.append(f'{r.status} {r.url}'))
-    page.on('requestfailed', lambda r: page.mistakes.append(f'failed: {r.url}'))
+    def failed(request):
+        "What the next page interrupts is aborted, and no mistake"
+        if request.failure != 'net::ERR_ABORTED': page.mistakes.append(f'failed: {request.url}')
+
+    page.on('requestfailed', failed)
     (SCREENS/'site').mkdir(parents=True, exist_ok=True)
     page.goto(f'{site}/index.html')
     yield page
