@@ -13,6 +13,7 @@ from refers_nb.data.given import image_store
 from refers_nb.data.loaders import Augment, study_dls
 from refers_nb.data.prepare import prepare
 from refers_nb.data.studies import read_studies
+from refers_nb.data.terms import inverse_document_frequency
 from refers_nb.data.tokens import Tokenizer
 from refers_nb.models.hub import load_checkpoint
 from refers_nb.models.refers import refers_model
@@ -68,7 +69,8 @@ def make(table, bs, accum=1, dropout=0., opt='paper', clip=1., change=lambda mod
     rates = dict(dropout=dropout)
     model = refers_model('nano', vocab=len(tok), size=32, k=2, max_len=150, text=rates, decoder=rates, **how)
     change(model)
-    crit = RefersLoss(learn_tau=True, pad_id=tok.pad_id, **dict(loss))
+    idf = inverse_document_frequency(tok, df['report'])
+    crit = RefersLoss(learn_tau=True, pad_id=tok.pad_id, idf=idf, **dict(loss))
     return pretrain_learner(dls, model, crit, vision_lr=1., opt=opt, clip=clip, accum=accum)
 
 
@@ -82,7 +84,7 @@ def fitted(learn, steps=3, lr=.05, **how):
 # The large batch
 
 @pytest.mark.parametrize('fusion, loss, clip', [
-    ('attention', {}, 1e9), ('attention', {}, .1), ('gate', dict(mask_same=False), .1),
+    ('attention', {}, 1e9), ('attention', {}, .1), ('gate', dict(mask_same=False), .1), ('attention', dict(near=.3), .1),
     ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9)])
 def test_gradient_and_weights_are_those_of_the_large_batch(table, fusion, loss, clip):
     runs = []
@@ -320,7 +322,9 @@ def test_patches_left_out_change_what_is_learnt_and_not_what_is_saved(table, who
 
 def test_arguments_that_are_off_are_those_of_older_runs(table):
     now = RefersArgs(preset='nano', start='random').record(table)
-    was = {k: v for k, v in now.items() if k not in ('patch_drop', 'checkpointing')}
+    younger = 'patch_drop', 'checkpointing', 'near', 'drop_sentences', 'shuffle_sentences'
+    was = {k: v for k, v in now.items() if k not in younger}
+    assert len(was) == len(now) - len(younger)
     assert not diff_args(was, now)
     assert 'patch_drop' in diff_args(was, now | dict(patch_drop=.5))
 
@@ -336,7 +340,7 @@ def test_a_step_is_not_longer_than_an_epoch(table, tmp_path):
         pretrain(table, tmp_path/'o', **ARGS | dict(accum=8))
 
 
-@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing']])
+@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences']])
 def test_flags_reach_the_run(call, table, tmp_path, flags, monkeypatch):
     seen = []
     monkeypatch.setattr('refers_nb.training.baselines.baseline', lambda *_, **recipe: seen.append(recipe))

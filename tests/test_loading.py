@@ -11,10 +11,10 @@ import torch
 from memory import Store
 from refers_nb.data import ahead
 from refers_nb.data.ahead import read_ahead, row_ranges
-from refers_nb.data.items import LabelItems, StudyItems
+from refers_nb.data.items import LabelItems, StudyItems, plain_items, some_sentences
 from refers_nb.data.kept import KeptTokens
 from refers_nb.data.loaders import SeededLoader, StudyLoader
-from refers_nb.data.report import swap_sides
+from refers_nb.data.report import sentences, swap_sides
 from refers_nb.data.studies import LONGEST_REPORT, by_study, cut_reports
 from refers_nb.data.tokens import Tokenizer
 from small_studies import make
@@ -201,3 +201,32 @@ def test_items_of_images_in_memory_have_nothing_to_announce():
     df, _ = make(4)
     store = Store(np.zeros((len(df), 8, 8), np.uint8), df['path'])
     LabelItems(df, store).announce([0, 1])
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_sentences_are_drawn_by_seed_epoch_and_study(loaded, workers):
+    dl, df, store = loaded
+    train = df[df['split'] == 'train']
+    def loader(**how):
+        items = StudyItems(train, store, dl.dataset.tok, K, train=True, seed=SEED, flip=0., drop_sentences=.5,
+                           shuffle_sentences=True)
+        return StudyLoader(items, BS, augment=lambda x, gen: x, train=True, seed=SEED, **how)
+    def read(dl): return [[dl.dataset.tok.decode(o) for batch in dl for o in batch[2]] for _ in range(3)]
+    one = loader()
+    epochs = read(one)
+    assert read(loader(num_workers=workers)) == epochs and epochs[0] != epochs[1]
+    tok, texts = one.dataset.tok, one.dataset.reports
+    def said(texts): return [o.rstrip('.') for text in texts for o in text.split('. ')]
+    told = said([tok.decode(tok(o)) for o in texts])
+    drawn = said([text for texts in epochs for text in texts])
+    assert set(drawn) == set(told) and 3*len(texts) <= len(drawn) < 3*len(told)
+    held_out = plain_items(one.dataset)
+    assert [tok.decode(held_out[i][2]) for i in range(len(texts))] == [tok.decode(tok(o)) for o in texts]
+
+
+def test_one_sentence_always_stays(loaded):
+    rng = np.random.default_rng(0)
+    said = 'The heart is large. The lungs are clear. No effusion.'
+    assert {some_sentences(said, rng, drop=1.) for _ in range(50)} == set(sentences(said))
+    assert sorted(sentences(some_sentences(said, rng, shuffle=True))) == sorted(sentences(said))
+    assert some_sentences('clear', rng, .9, True) == 'clear'

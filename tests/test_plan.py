@@ -44,7 +44,8 @@ def test_the_table_is_what_the_paper_and_its_code_say():
     assert all(re.match('paper|code|said in the code', source) for _, source in PAPER.values())
     arguments = {*inspect.signature(RefersArgs).parameters} | {*inspect.signature(RunArgs).parameters}
     assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision',
-                                         'checkpointing', 'compile', 'patch_drop'}
+                                         'checkpointing', 'compile', 'patch_drop', 'near', 'drop_sentences',
+                                         'shuffle_sentences'}
 
 
 def comments():

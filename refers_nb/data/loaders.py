@@ -308,6 +308,7 @@ def study_dls(
     device='cpu',      # Where batches go
     workers:int=0,     # Processes that load
     path='.',          # Folder of what a Learner writes
+    **items            # Of `StudyItems`: `drop_sentences`, `shuffle_sentences`
 )->StudyDataLoaders:   # Of `Views` (bs, k, 1, size, size), mask (bs, k), `TensorReport` (bs, t)
     "DataLoaders for pre-training; an `encoder_tokenizer` adds the report in its pieces, (bs, t2)"
     augment = augment or Augment(size)
@@ -316,8 +317,8 @@ def study_dls(
         "Loader of one split"
         split_rows(reported, split, 'study with a report')
         part = df[df['split'] == split]
-        items = StudyItems(part, store, tok, k, train=train, flip=flip, seed=seed)
-        return StudyLoader(items, bs, augment, train, seed, device=device, num_workers=workers)
+        studies = StudyItems(part, store, tok, k, train=train, flip=flip, seed=seed, **items)
+        return StudyLoader(studies, bs, augment, train, seed, device=device, num_workers=workers)
     loaders = loader('train', True), loader('valid', False)
     return StudyDataLoaders(*loaders, device=device, path=path)
 

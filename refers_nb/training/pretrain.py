@@ -21,6 +21,7 @@ from ..data.given import image_store
 from ..data.loaders import Augment, study_dls
 from ..data.prepare import described
 from ..data.studies import read_studies, table_digest
+from ..data.terms import inverse_document_frequency
 from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
 from ..models.refers import PRESETS, refers_config, refers_model
@@ -108,7 +109,8 @@ def record(self:RunArgs,
 # %% ../../nbs/33_pretrain.ipynb #d90c7281
 REFERS_LIMITS = dict(
     freeze=(int,), vocab=(int, 1, 10**6), max_len=(int, 2, 10_000), dropout=(float, 0, 1),
-    gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99))
+    gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99),
+    near=(float, 0, 1), drop_sentences=(float, 0, 1))
 
 class RefersArgs(RunArgs):
     "What a pre-training from reports is"
@@ -129,6 +131,9 @@ class RefersArgs(RunArgs):
         mask_same:bool=True,    # Equal reports are no negatives of each other (paper: they are)
         text_lr:float=1.,       # Report encoder's share of the learning rate (paper: 0.1)
         accum:int=default('pretrain', 'accum'), # Batches of a step, as if they were one
+        near:float=0.,          # Nor are reports more alike than this; 0: only equal ones
+        drop_sentences:float=0.,# Chance of a report's sentence to be left out
+        shuffle_sentences:bool=False, # Whether its sentences change places
         patch_drop:float=0.,    # Share of the patches that are left out while training
         checkpointing:bool=False, # Compute layers twice, for less memory
         compile:bool=False,     # Train a program made by `torch.compile`
@@ -290,7 +295,8 @@ def refers_run_learner(
 )->ReportLearner:
     "Data, model, loss and learner of a pre-training from reports"
     dls = study_dls(df, store, tok, args.size, args.n_views, args.bs, args.seed, args.flip,
-                    args.augment, args.torch_device, workers)
+                    args.augment, args.torch_device, workers, drop_sentences=args.drop_sentences,
+                    shuffle_sentences=args.shuffle_sentences)
     check_accumulation(dls.train, args.accum)
     dropout = dict(dropout=args.dropout)
     model = refers_model(
@@ -299,8 +305,11 @@ def refers_run_learner(
         text=dropout | args.text, decoder=dropout)
     drop_patches(model, args.patch_drop)
     if args.checkpointing: recompute(model)
-    loss = RefersLoss(
-        args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same, tok.pad_id)
+    texts = reported_studies(df)['report']
+    idf = None
+    if args.near: idf = inverse_document_frequency(tok, texts).to(args.torch_device)
+    loss = RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
+                      tok.pad_id, near=args.near, idf=idf)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,
                              args.opt, args.clip, args.accum, args.dtype)
     if args.compile: learn.add_cb(Compile())
