@@ -79,8 +79,8 @@ def refers_prep(
 
 # %% ../nbs/51_cli.ipynb #c3b437b4
 PRETRAIN = 'preset start size n_views epochs bs accum opt lr wd warmup tau lam'.split()
-FOR_REPORTS = ('accum tau lam text near drop_sentences shuffle_sentences patch_drop checkpointing '
-               'compile').split()
+FOR_REPORTS = ('accum tau lam text gen near drop_sentences shuffle_sentences patch_drop '
+               'checkpointing compile').split()
 
 def check_reads_reports(
     method:str, # Of `--method`
@@ -88,6 +88,8 @@ def check_reads_reports(
 ):
     "`InputError` for an option about reports where the method reads none"
     from refers_nb.training.baselines import TASKS
+    if method == 'matching' and given.get('gen'):
+        raise InputError('--gen is for methods that write reports, matching does not')
     if method not in TASKS: return
     for o in FOR_REPORTS:
         if given.get(o) is None: continue
@@ -166,6 +168,7 @@ def refers_pretrain(
     freeze:int=None,        # Its first layers that stay as they are; default: 0 (paper: 6)
     vocab:int=None,         # Vocabulary size at most; default: 3,000 (paper: 10,000)
     least_patients:int=None, # Whose reports must have a word to learn pieces from it; default: 5
+    gen:float=None,         # Weight of the generation loss; default: 1 (paper: 1)
     near:float=None,        # Reports more alike than this are no negatives; default: equal ones
     drop_sentences:float=None, # Chance of a report's sentence to be left out; default: 0
     shuffle_sentences:store_true=False, # Let its sentences change places
@@ -190,7 +193,7 @@ def refers_pretrain(
     --bs is the batch of all GPUs. Instead of --gpus, torchrun or accelerate launch may start the
     command, also on several machines."""
     given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
-    more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients, near=near,
+    more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients, gen=gen, near=near,
                 drop_sentences=drop_sentences, shuffle_sentences=shuffle_sentences or None,
                 patch_drop=patch_drop, checkpointing=checkpointing or None,
                 compile=compile or None)

@@ -340,7 +340,7 @@ def test_a_step_is_not_longer_than_an_epoch(table, tmp_path):
         pretrain(table, tmp_path/'o', **ARGS | dict(accum=8))
 
 
-@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences']])
+@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences'], ['--gen', .1]])
 def test_flags_reach_the_run(call, table, tmp_path, flags, monkeypatch):
     seen = []
     monkeypatch.setattr('refers_nb.training.baselines.baseline', lambda *_, **recipe: seen.append(recipe))
@@ -349,6 +349,11 @@ def test_flags_reach_the_run(call, table, tmp_path, flags, monkeypatch):
     assert seen[0][name] == (flags[1] if flags[1:] else True)
     code, _, err = call('refers-pretrain', table, tmp_path/'o', '--method', 'mae', *flags)
     assert code == 1 and f'{flags[0]} is for methods that read reports' in err
+
+
+def test_matching_alone_has_no_weight_of_writing(call, table, tmp_path):
+    code, _, err = call('refers-pretrain', table, tmp_path/'o', '--method', 'matching', '--gen', .1)
+    assert code == 1 and '--gen is for methods that write reports' in err
 
 
 @pytest.mark.parametrize('rate', [-.1, 1, 'half', float('nan')])
