@@ -121,8 +121,10 @@ class RefersLoss(nn.Module):
         if tau <= 0: raise InputError(f'tau is {tau}: the temperature must be above 0')
         if reduction not in ('mean', 'none'):
             raise InputError(f"reduction is {reduction!r}: 'mean' or 'none'")
-        if near and (idf is None or not mask_same):
-            raise InputError('near needs the weights of tokens, `idf`, and mask_same=True')
+        if near and not mask_same:
+            raise InputError('near is for mask_same=True; the paper has False: near=0')
+        if near and idf is None:
+            raise InputError('near needs idf, the weights of tokens: `inverse_document_frequency`')
         store_attr('lam,gen,match,mask_same,pad_id,reduction,near')
         self.log_tau = nn.Parameter(torch.tensor(float(tau)).log(), requires_grad=learn_tau)
         self.register_buffer('idf', idf, persistent=False)
