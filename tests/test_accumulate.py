@@ -69,7 +69,7 @@ def make(table, bs, accum=1, dropout=0., opt='paper', clip=1., change=lambda mod
     rates = dict(dropout=dropout)
     model = refers_model('nano', vocab=len(tok), size=32, k=2, max_len=150, text=rates, decoder=rates, **how)
     change(model)
-    idf = inverse_document_frequency(tok, df['report'])
+    idf = inverse_document_frequency(tok, map(tok, df['report']))
     crit = RefersLoss(learn_tau=True, pad_id=tok.pad_id, idf=idf, **dict(loss))
     return pretrain_learner(dls, model, crit, vision_lr=1., opt=opt, clip=clip, accum=accum)
 

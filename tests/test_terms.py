@@ -18,7 +18,7 @@ TEXTS = ['The lungs are clear.', 'Lungs clear.', 'Large effusion on the left.', 
 def read():
     "Tokens (6, t), and their weights"
     tok = Tokenizer.train(TEXTS*3, 300)
-    return tok.batch(TEXTS)[0], inverse_document_frequency(tok, TEXTS)
+    return tok.batch(TEXTS)[0], inverse_document_frequency(tok, map(tok, TEXTS))
 
 
 def by_hand(report, idf):

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 
 # %% ../../nbs/11g_terms.ipynb #ade3a7fc
 def inverse_document_frequency(
-    tok,  # `Tokenizer`
-    texts # Reports of the training split
-):        # Tensor (v,), float32
+    tok,    # `Tokenizer`
+    reports # Its tokens of every report of the training split, (t,) each
+):          # Tensor (v,), float32
     "log(reports / reports with the token), for every token of the vocabulary"
-    own = [np.unique(tok(text).numpy()) for text in texts]
+    own = [np.unique(report.numpy()) for report in reports]
     having = np.bincount(np.concatenate(own), minlength=len(tok)).clip(min=1)
     idf = torch.from_numpy(np.log(len(own)/having)).float()
     idf[[tok.pad_id, tok.sos_id, tok.eos_id, tok.mask_id]] = 0
@@ -25,10 +25,10 @@ def inverse_document_frequency(
 # %% ../../nbs/11g_terms.ipynb #d14dbf50
 def tfidf_cosine(
     report, # Tokens (bs, t)
-    idf     # Weights of the tokens (v,)
+    idf     # Weights of the tokens (v,), on the same device
 ):          # (bs, bs), from 0 to 1
     "How alike the reports of a batch are, by the weighted tokens that they share"
     report = report.as_subclass(torch.Tensor)
     has = torch.zeros(len(report), len(idf), device=report.device).scatter_(1, report, 1.) # (bs, v)
-    words = F.normalize(has*idf.to(report.device), dim=-1)
+    words = F.normalize(has*idf, dim=-1)
     return words @ words.T

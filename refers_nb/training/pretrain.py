@@ -305,9 +305,10 @@ def refers_run_learner(
         text=dropout | args.text, decoder=dropout)
     drop_patches(model, args.patch_drop)
     if args.checkpointing: recompute(model)
-    texts = reported_studies(df)['report']
     idf = None
-    if args.near: idf = inverse_document_frequency(tok, texts).to(args.torch_device)
+    if args.near:
+        kept, _ = dls.train.dataset.kept[0]                 # tokens that training needs as well
+        idf = inverse_document_frequency(tok, kept)
     loss = RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
                       tok.pad_id, near=args.near, idf=idf)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,
