@@ -73,11 +73,14 @@ def get_device(
     return torch.device(name)
 
 # %% ../nbs/00_core.ipynb #3acf71a1
-def cpu_has_bf16():
-    "Whether this processor multiplies bfloat16 faster than float32 (AMX)"
-    try: flags = Path('/proc/cpuinfo').read_text()
+def cpu_has_bf16(
+    told:str=None # What `/proc/cpuinfo` says; default: read it
+)->bool:
+    "Whether a processor multiplies bfloat16 faster than float32: AMX, or AVX512-BF16 of AMD"
+    try: told = Path('/proc/cpuinfo').read_text() if told is None else told
     except OSError: return False
-    return bool(re.search(r'\bamx_bf16\b', flags))
+    words = set(told.split())
+    return 'amx_bf16' in words or {'AuthenticAMD', 'avx512_bf16'} <= words
 
 def get_dtype(
     name:str='auto', # auto, fp32 or bf16
