@@ -12,8 +12,9 @@ from refers_nb.core import InputError
 from refers_nb.data.given import image_store
 from refers_nb.data.loaders import Augment, study_dls
 from refers_nb.data.prepare import prepare
-from refers_nb.data.studies import read_studies
+from refers_nb.data.studies import label_names, read_studies
 from refers_nb.data.terms import inverse_document_frequency
+from refers_nb.data.told import report_labels
 from refers_nb.data.tokens import Tokenizer
 from refers_nb.models.hub import load_checkpoint
 from refers_nb.models.refers import refers_model
@@ -64,13 +65,16 @@ def make(table, bs, accum=1, dropout=0., opt='paper', clip=1., change=lambda mod
     df = read_studies(table)
     df.loc[df['study'].isin(df['study'].unique()[::5]), 'report'] = 'The lungs are clear.'
     tok = Tokenizer.train(df['report'], 1000, max_len=150)
-    dls = study_dls(df, image_store(table), tok, 32, 2, bs, seed=0, flip=0., augment=STILL)
+    if 'labels' in loss: df = report_labels(df)
+    findings = label_names(df) if 'labels' in loss else []
+    dls = study_dls(df, image_store(table), tok, 32, 2, bs, seed=0, flip=0., augment=STILL, findings=findings)
     torch.manual_seed(0)
     rates = dict(dropout=dropout)
     model = refers_model('nano', vocab=len(tok), size=32, k=2, max_len=150, text=rates, decoder=rates, **how)
     change(model)
     idf = inverse_document_frequency(tok, map(tok, df['report']))
-    crit = RefersLoss(learn_tau=True, pad_id=tok.pad_id, idf=idf, **dict(loss))
+    head = torch.nn.Linear(model.fusion.out_dim, len(findings)) if findings else None
+    crit = RefersLoss(learn_tau=True, pad_id=tok.pad_id, idf=idf, head=head, **dict(loss))
     return pretrain_learner(dls, model, crit, vision_lr=1., opt=opt, clip=clip, accum=accum)
 
 
@@ -85,7 +89,7 @@ def fitted(learn, steps=3, lr=.05, **how):
 
 @pytest.mark.parametrize('fusion, loss, clip', [
     ('attention', {}, 1e9), ('attention', {}, .1), ('gate', dict(mask_same=False), .1), ('attention', dict(near=.3), .1),
-    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9)])
+    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9), ('gate', dict(labels=3.), 1e9)])
 def test_gradient_and_weights_are_those_of_the_large_batch(table, fusion, loss, clip):
     runs = []
     for bs, accum in ((16, 1), (4, 4)):
@@ -322,7 +326,7 @@ def test_patches_left_out_change_what_is_learnt_and_not_what_is_saved(table, who
 
 def test_arguments_that_are_off_are_those_of_older_runs(table):
     now = RefersArgs(preset='nano', start='random').record(table)
-    younger = 'patch_drop', 'checkpointing', 'near', 'drop_sentences', 'shuffle_sentences'
+    younger = 'patch_drop', 'checkpointing', 'near', 'drop_sentences', 'shuffle_sentences', 'with_labels'
     was = {k: v for k, v in now.items() if k not in younger}
     assert len(was) == len(now) - len(younger)
     assert not diff_args(was, now)
@@ -340,7 +344,8 @@ def test_a_step_is_not_longer_than_an_epoch(table, tmp_path):
         pretrain(table, tmp_path/'o', **ARGS | dict(accum=8))
 
 
-@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences'], ['--gen', .1]])
+@pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences'], ['--gen', .1],
+                                   ['--with-labels', 1.]])
 def test_flags_reach_the_run(call, table, tmp_path, flags, monkeypatch):
     seen = []
     monkeypatch.setattr('refers_nb.training.baselines.baseline', lambda *_, **recipe: seen.append(recipe))

@@ -10,11 +10,12 @@ from refers_nb.comparison import named_starts, shared_architecture
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
 from refers_nb.data.studies import read_studies, write_studies
+from refers_nb.data.told import report_labels
 from refers_nb.models.formats import save_timm
 from refers_nb.models.hub import checkpoint_config, load_encoder
 from refers_nb.settings import settings
 from refers_nb.training.baselines import (
-    TASKS, baseline, baselines, images_of, method_of, pretrain_images, report_labels)
+    TASKS, baseline, baselines, images_of, method_of, pretrain_images)
 from refers_nb.training.callbacks import Checkpoint
 from refers_nb.training.finetune import finetune
 from refers_nb.training.pretext import (

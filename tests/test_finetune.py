@@ -12,12 +12,12 @@ from refers_nb.evaluation.experiments import (
     efficiency_table, label_efficiency, plot_label_efficiency)
 from refers_nb.evaluation.fingerprint import fingerprint
 from refers_nb.models.hub import load_checkpoint, save_checkpoint
-from refers_nb.training.classifier import (
-    Classifier, masked_bce, mirror_places, positive_weights, predict)
+from refers_nb.training.classifier import Classifier, mirror_places, positive_weights, predict
 from refers_nb.runs import run_record
 from refers_nb.training.digests import finetune_args
 from refers_nb.training.finetune import (
     KeepBest, default_steps, finetune, finetune_learner, labelled, study_means)
+from refers_nb.training.losses import masked_bce
 from refers_nb.training.metrics import macro_auroc
 from refers_nb.training.starts import encoder_from
 

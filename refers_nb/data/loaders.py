@@ -40,18 +40,22 @@ def places_of(
     return torch.from_numpy(np.flatnonzero(part.numpy()))
 
 class HostBatch:
-    "A batch in main memory; masks and reports that it gives have `places` (n,), see `places_of`"
+    """A batch in main memory; masks and reports that it gives have `places` (n,), see `places_of`,
+    and reports keep their `labels` (bs, f)"""
     def __init__(self,
         parts,       # Tensors of the batch
         pad_id:int=0 # Id of padding
     ):
         self.parts = list(parts)
         self.places = [places_of(o, pad_id) for o in parts]
+        self.labels = [getattr(o, 'labels', None) for o in parts]
 
     def pin_memory(self):
         "Where a GPU can read it by itself; torch's loader calls this"
-        self.parts = [o.pin_memory() for o in self.parts]
-        self.places = [o if o is None else o.pin_memory() for o in self.places]
+        def pinned(tensors): return [o if o is None else o.pin_memory() for o in tensors]
+        self.parts = pinned(self.parts)
+        self.places = pinned(self.places)
+        self.labels = pinned(self.labels)
         return self
 
     def to(self,
@@ -60,8 +64,9 @@ class HostBatch:
         "The parts on a device, by copies that are not waited for"
         if device is None: device = 'cpu'
         moved = [o.to(device, non_blocking=True) for o in self.parts]
-        for part, places in zip(moved, self.places):
+        for part, places, labels in zip(moved, self.places, self.labels):
             if places is not None: part.places = places.to(device, non_blocking=True)
+            if labels is not None: part.labels = labels.to(device, non_blocking=True)
         return tuple(moved)
 
 # %% ../../nbs/14_loaders.ipynb #87d06759
@@ -308,7 +313,7 @@ def study_dls(
     device='cpu',      # Where batches go
     workers:int=0,     # Processes that load
     path='.',          # Folder of what a Learner writes
-    **items            # Of `StudyItems`: `drop_sentences`, `shuffle_sentences`
+    **items            # Of `StudyItems`: `drop_sentences`, `shuffle_sentences`, `findings`
 )->StudyDataLoaders:   # Of `Views` (bs, k, 1, size, size), mask (bs, k), `TensorReport` (bs, t)
     "DataLoaders for pre-training; an `encoder_tokenizer` adds the report in its pieces, (bs, t2)"
     augment = augment or Augment(size)

@@ -50,10 +50,12 @@ def whole_reports(
     parts:list, # `Part`s
     pad_id:int  # Id of padding
 ):              # (accum*bs, t)
-    "The reports of all parts, as long as the longest"
+    "The reports of all parts, as long as the longest, with their `labels` where they have some"
     reports = [part.yb[0] for part in parts]
     longest = max(o.shape[1] for o in reports)
-    return torch.cat([F.pad(o, (0, longest - o.shape[1]), value=pad_id) for o in reports])
+    whole = torch.cat([F.pad(o, (0, longest - o.shape[1]), value=pad_id) for o in reports])
+    if hasattr(reports[0], 'labels'): whole.labels = torch.cat([o.labels for o in reports])
+    return whole
 
 # %% ../../nbs/31b_accumulate.ipynb #e92edb07
 class LargeBatch(Callback):
@@ -113,14 +115,15 @@ def scaled(self:LargeBatch,
     return loss if scaler is None else scaler.scale(loss)
 
 @patch
-def match(self:LargeBatch):
-    "The matching loss of all parts; their vectors get its gradient"
+def of_vectors(self:LargeBatch):
+    "What is asked of the vectors of all parts, which get its gradient"
     crit = self.loss_func
-    if len(self.parts[0].vectors) < 2: return torch.zeros_like(self.parts[0].gen)
     whole = [torch.cat(o).requires_grad_() for o in zip(*[part.vectors for part in self.parts])]
-    out = self.pred._replace(image_embeds=whole[0], text_embeds=whole[1])
-    loss = crit.match_loss(out, whole_reports(self.parts, crit.pad_id))
-    self.scaled(crit.match*loss).backward()
+    names = 'image_embeds', 'text_embeds'
+    out = self.pred._replace(**dict(zip(names, whole)))
+    loss = crit.vector_loss(out, whole_reports(self.parts, crit.pad_id))
+    if not loss.requires_grad: return loss                 # nothing is
+    self.scaled(loss).backward()
     sizes = [len(part.vectors[0]) for part in self.parts]
     for part, *grads in zip(self.parts, *[o.grad.split(sizes) for o in whole]):
         part.grads = grads
@@ -151,10 +154,10 @@ def before_backward(self:LargeBatch):
         raise CancelBatchException
     words = sum(part.words for part in self.parts)
     gen = sum(part.gen*part.words for part in self.parts)/words
-    match = self.match()
     crit = self.loss_func
-    crit.parts = dict(gen=gen, match=match)
-    self.learn.loss = crit.gen*gen + crit.match*match
+    asked = self.of_vectors()
+    crit.parts['gen'] = gen
+    self.learn.loss = crit.gen*gen + asked
     alone = getattr(self.model, 'no_sync', nullcontext)
     self.replays = True
     for part in self.parts[:-1]:

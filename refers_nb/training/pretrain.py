@@ -16,12 +16,14 @@ import pandas as pd
 import torch
 from fastcore.basics import patch, store_attr
 from fastcore.meta import delegates
+from torch import nn
 from ..core import get_device, get_dtype, InputError, writing
 from ..data.given import image_store
 from ..data.loaders import Augment, study_dls
 from ..data.prepare import described
-from ..data.studies import read_studies, table_digest
+from ..data.studies import label_names, read_studies, table_digest
 from ..data.terms import inverse_document_frequency
+from ..data.told import report_labels
 from ..data.tokens import EncoderTokenizer, LEAST_PATIENTS, Tokenizer
 from ..models.hub import redact_path, save_checkpoint
 from ..models.refers import PRESETS, refers_config, refers_model
@@ -110,7 +112,7 @@ def record(self:RunArgs,
 REFERS_LIMITS = dict(
     freeze=(int,), vocab=(int, 1, 10**6), max_len=(int, 2, 10_000), dropout=(float, 0, 1),
     gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99),
-    near=(float, 0, 1), drop_sentences=(float, 0, 1))
+    near=(float, 0, 1), drop_sentences=(float, 0, 1), with_labels=(float, 0, 1e6))
 
 class RefersArgs(RunArgs):
     "What a pre-training from reports is"
@@ -134,6 +136,7 @@ class RefersArgs(RunArgs):
         near:float=0.,          # Nor are reports more alike than this; 0: only equal ones
         drop_sentences:float=0.,# Chance of a report's sentence to be left out
         shuffle_sentences:bool=False, # Whether its sentences change places
+        with_labels:float=0.,   # Weight of naming the findings that a program reads in the report
         patch_drop:float=0.,    # Share of the patches that are left out while training
         checkpointing:bool=False, # Compute layers twice, for less memory
         compile:bool=False,     # Train a program made by `torch.compile`
@@ -294,9 +297,11 @@ def refers_run_learner(
     workers:int=0,   # Processes that load images
 )->ReportLearner:
     "Data, model, loss and learner of a pre-training from reports"
+    if args.with_labels: df = report_labels(df)
+    findings = label_names(df) if args.with_labels else []
     dls = study_dls(df, store, tok, args.size, args.n_views, args.bs, args.seed, args.flip,
                     args.augment, args.torch_device, workers, drop_sentences=args.drop_sentences,
-                    shuffle_sentences=args.shuffle_sentences)
+                    shuffle_sentences=args.shuffle_sentences, findings=findings)
     check_accumulation(dls.train, args.accum)
     dropout = dict(dropout=args.dropout)
     model = refers_model(
@@ -309,8 +314,9 @@ def refers_run_learner(
     if args.near:
         kept, _ = dls.train.dataset.kept[0]                 # tokens that training needs as well
         idf = inverse_document_frequency(tok, kept)
+    head = nn.Linear(model.fusion.out_dim, len(findings)) if findings else None
     loss = RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
-                      tok.pad_id, near=args.near, idf=idf)
+                      tok.pad_id, near=args.near, idf=idf, labels=args.with_labels, head=head)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,
                              args.opt, args.clip, args.accum, args.dtype)
     if args.compile: learn.add_cb(Compile())
@@ -404,10 +410,11 @@ def pretrain(
                             args.least_patients)
         learn = refers_run_learner(args, df, image_store(table), tok, workers)
         studies = dict(train=len(learn.dls.train.dataset), valid=len(learn.dls.valid.dataset))
+        besides = ' and by labels that a program read in them' if args.with_labels else ''
         return fit_run(
             learn, tok, out, record,
             data_facts(learn, table, df) | vocabulary_facts(df, args.least_patients),
-            'An encoder of chest radiographs, taught by the reports of their studies.',
+            f'An encoder of chest radiographs, taught by the reports of their studies{besides}.',
             save_every, tensorboard, table=str(table), studies=studies,
             images_seen=args.epochs*images_seen(learn.dls.train))
 

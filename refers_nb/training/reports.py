@@ -48,10 +48,12 @@ class TeacherForcing(PlainTensors):
         "The report goes to both"
         places = getattr(self.xb[1], 'places', None)
         words = getattr(self.yb[0], 'places', None) if self.yb else None
+        labels = getattr(self.yb[0], 'labels', None) if self.yb else None
         super().before_batch()
         views, mask, *reports = *self.xb, *self.yb
         self.learn.yb = tuple(reports[:1])
         self.learn.xb = views, mask, *(reports or self.no_reports(views))
+        if labels is not None: self.yb[0].labels = labels
         if not self.training: return                        # fastai may collect what is given
         pieces = self.xb[3:] or [None]                      # of an encoder with its own vocabulary
         self.learn.xb = *self.xb[:3], *pieces, places, words
@@ -70,7 +72,7 @@ class TeacherForcing(PlainTensors):
 class LossPart(Metric):
     "Mean of one part of the loss over the studies"
     def __init__(self,
-        part:str # 'gen' or 'match', see `RefersLoss.parts`
+        part:str # 'gen', 'match' or 'labels', see `RefersLoss.parts`
     ): self.part = part
 
     def reset(self):
@@ -235,6 +237,7 @@ def pretrain_learner(
            GradientClip(clip), *(cbs or [])]
     if accum > 1: cbs.append(LargeBatch(accum))
     metrics = [LossPart('gen'), LossPart('match')]
+    if getattr(loss, 'labels', 0): metrics.append(LossPart('labels'))
     if model.text is not None: metrics.append(RetrievalRecall())
     return ReportLearner(
         dls, model, loss, optimiser(opt, wd), splitter=RefersLists(model, loss), cbs=cbs,
