@@ -6,8 +6,8 @@
 Every row sees the same studies for the same number of steps, and differs from `both` (two views, attention) in one
 argument, in `some sentences` in two. `a tenth of writing`: the weight of the generation loss. `similar reports`: two
 reports whose words are more alike than 0.3 are no negatives of each other. `some sentences`: three in ten are left out,
-and they change places. `with labels`: the findings that a program reads in a report are named, too, with the weight 10. A study with fewer views leaves places empty: phantoms have two at most, so there `three views`
-repeats `both`.
+and they change places. `with labels`: the findings that a program reads in the report are named, too, with the weight 10.
+A study with fewer views leaves places empty: phantoms have two at most, so there `three views` repeats `both`.
 `half the patches` leaves out every second patch while it trains; `half the patches, same time` does so for as many passes
 as take the time of `both`, by steps of the two that are timed in turns before (OUT/same_time.csv). Alone on the machine,
 for this: `minutes` says what each row took, unless it was stopped in between.

@@ -104,6 +104,23 @@ def test_every_method_sees_as_many_images_in_as_many_steps(table, tmp_path, runs
     n, steps = images_of(read_studies(table), n_views=2, bs=16)
     assert records[0]['steps'] == 2*steps and seen[0] == 2*n*steps
 
+def test_labels_beside_reports_are_said_everywhere(table, tmp_path):
+    recipe = dict(vocab=200, with_labels=10.) | ARGS
+    run = baseline('refers', table, tmp_path/'both', **recipe)
+    history = pd.read_csv(run.parent/'history.csv')
+    assert history['labels'].between(0, np.log(2)).all()
+    total = history['gen'] + history['match'] + 10*history['labels']
+    np.testing.assert_allclose(history['valid_loss'], total, rtol=1e-4)
+    assert method_of(run) == 'refers+labels'
+    assert 'by labels that a program read' in (run/'README.md').read_text()
+    alone = baseline('matching', table, tmp_path/'alone', **recipe)
+    assert method_of(alone) == 'matching+labels'
+    plain = load_encoder(baseline('refers', table, tmp_path/'plain', **recipe | dict(with_labels=0.))).vit.state_dict()
+    told = load_encoder(run).vit.state_dict()
+    assert not any(torch.equal(plain[k], told[k]) for k in told if k.endswith('qkv.weight'))
+    assert set(named_starts(str(run), str(alone), shared_architecture(str(run), 32, settings())[0])) == {
+        'refers+labels', 'matching+labels'}
+
 def test_every_run_moves_its_encoder_and_names_its_method(runs, table, tmp_path):
     torch.manual_seed(0)
     for task, run in runs.items():

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from memory import Store
+from refers_nb.core import InputError
 from refers_nb.data import ahead
 from refers_nb.data.ahead import read_ahead, row_ranges
 from refers_nb.data.items import LabelItems, StudyItems, plain_items, some_sentences
@@ -77,6 +78,25 @@ def test_batches_are_those_of_the_plain_formula_and_tokens_are_made_once(loaded,
         assert tok.calls.value == len(asked)
         before.append(len(asked))
     assert before[0] == len(names) < before[-1] <= 2*len(names)    # both mirrored and not: two texts at most
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_labels_go_with_their_report(loaded, workers):
+    dl, df, store = loaded
+    rng = np.random.default_rng(0)
+    truth = {o: rng.choice([0, 1, np.nan], 2) for o in df['study'].unique()}
+    for i, name in enumerate(('nodule', 'edema')): df[f'label:{name}'] = [truth[o][i] for o in df['study']]
+    items = StudyItems(df, store, dl.dataset.tok, K, train=True, seed=SEED, findings=['edema', 'nodule'], drop_sentences=.5)
+    dl = dl.new(items, train=True, num_workers=workers, seed=SEED)
+    for epoch in range(2):
+        batches = list(dl)
+        order = np.random.default_rng((SEED, epoch)).permutation(len(items))
+        for batch, idxs in zip(batches, order.reshape(-1, BS)):
+            want = np.stack([truth[items.studies[i]][::-1] for i in idxs])
+            np.testing.assert_array_equal(batch[2].labels.numpy(), want)
+    assert items.new_empty().labels.shape == (0, 2)
+    with pytest.raises(InputError, match='left lung names a side'): StudyItems(df, store, None, findings=['left lung'])
+    with pytest.raises(KeyError): StudyItems(df, store, None, findings=['of another table'])
 
 
 def test_what_is_kept_is_bounded_and_stays_in_its_process(loaded):

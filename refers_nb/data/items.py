@@ -74,7 +74,7 @@ class StudyItems:
         of_study = [images[o].tolist() for o in studies['rows']]
         self.items = studies.drop(columns='rows').assign(images=of_study)
         of_first = df[labels].iloc[[o[0] for o in studies['rows']]]
-        self.labels = torch.from_numpy(of_first.to_numpy('float32')) # (n, f)
+        self.labels = torch.tensor(of_first.to_numpy('float32')) # (n, f)
         rows = store.rows(df['path'])
         self.with_report = True  # whether an item has its report
         self.studies = studies['study'].tolist()
