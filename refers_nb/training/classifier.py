@@ -22,7 +22,7 @@ from ..models.pretrained import HubModel
 from ..models.vision import VisionEncoder
 from .learner import ScheduledLearner
 from .likeness import Looks, store_aspects, tones
-from .losses import label_losses, masked_bce
+from .losses import masked_bce
 from .metrics import auroc_metric, macro_auroc
 from .starts import encoder_from
 
@@ -86,11 +86,9 @@ class MaskedBCE(nn.Module):
 
     def forward(self, logits, targets):
         "Scalar, or (n,) for reduction 'none', in nats"
-        if self.reduction == 'mean': return masked_bce(logits, targets, self.weight)
-        if self.reduction != 'none':
+        if self.reduction not in ('mean', 'none'):
             raise InputError(f"reduction is {self.reduction!r}: 'mean' or 'none'")
-        loss, known = label_losses(logits, targets, self.weight)
-        return (loss*known).sum(1)/known.sum(1).clamp(min=1)
+        return masked_bce(logits, targets, self.weight, self.reduction)
 
     def activation(self, logits):
         "Probabilities"
