@@ -3000,6 +3000,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'refers_nb/training/pretrain.py'),
                                              'refers_nb.training.pretrain.pretrain': ( 'pretrain.html#pretrain',
                                                                                        'refers_nb/training/pretrain.py'),
+                                             'refers_nb.training.pretrain.refers_loss': ( 'pretrain.html#refers_loss',
+                                                                                          'refers_nb/training/pretrain.py'),
                                              'refers_nb.training.pretrain.refers_run_learner': ( 'pretrain.html#refers_run_learner',
                                                                                                  'refers_nb/training/pretrain.py'),
                                              'refers_nb.training.pretrain.reported_studies': ( 'pretrain.html#reported_studies',

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RUN_LIMITS', 'REFERS_LIMITS', 'PHANTOM_RECIPE', 'LESSON_RECIPE', 'RunArgs', 'RefersArgs', 'reported_studies',
            'patients_of', 'vocabulary_facts', 'run_tokenizer', 'data_facts', 'final_scores', 'without_paths', 'fit_run',
-           'check_accumulation', 'refers_run_learner', 'found', 'stand_ins', 'plan_of', 'scratch_learner', 'pretrain']
+           'check_accumulation', 'refers_loss', 'refers_run_learner', 'found', 'stand_ins', 'plan_of',
+           'scratch_learner', 'pretrain']
 
 # %% ../../nbs/33_pretrain.ipynb #86e115d0
 from copy import copy
@@ -289,6 +290,20 @@ def check_accumulation(
     raise InputError(f'accum is {accum}: a step takes {accum} batches, a pass over the studies '
                      f'has {len(dl)}; take a smaller accum or bs')
 
+def refers_loss(
+    args:RefersArgs, # What the run is
+    items,           # `StudyItems` of training
+    width:int,       # Of study vectors
+)->RefersLoss:
+    "The loss of a pre-training from reports, and what it needs to know of them"
+    idf = head = None
+    if args.near:
+        kept, _ = items.kept[0]                             # tokens that training needs as well
+        idf = inverse_document_frequency(items.tok, kept)
+    if args.with_labels: head = nn.Linear(width, len(items.findings))
+    return RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
+                      items.tok.pad_id, near=args.near, idf=idf, labels=args.with_labels, head=head)
+
 def refers_run_learner(
     args:RefersArgs, # What the run is
     df,              # Study table
@@ -310,13 +325,7 @@ def refers_run_learner(
         text=dropout | args.text, decoder=dropout)
     drop_patches(model, args.patch_drop)
     if args.checkpointing: recompute(model)
-    idf = None
-    if args.near:
-        kept, _ = dls.train.dataset.kept[0]                 # tokens that training needs as well
-        idf = inverse_document_frequency(tok, kept)
-    head = nn.Linear(model.fusion.out_dim, len(findings)) if findings else None
-    loss = RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
-                      tok.pad_id, near=args.near, idf=idf, labels=args.with_labels, head=head)
+    loss = refers_loss(args, dls.train.dataset, model.fusion.out_dim)
     learn = pretrain_learner(dls, model, loss, args.lr, args.vision_lr, args.text_lr, args.wd,
                              args.opt, args.clip, args.accum, args.dtype)
     if args.compile: learn.add_cb(Compile())
