@@ -10,6 +10,7 @@ import pandas as pd
 from ..core import InputError
 from .labeller import label_reports, labels_from
 from .studies import COLUMNS
+from ..runs import progress
 
 # %% ../../nbs/13g_told.ipynb #e78cb258
 def report_labels(
@@ -19,7 +20,7 @@ def report_labels(
     "Labels that the reports tell (findings of CheXpert)"
     df = df[df['report'].str.strip() != ''].reset_index(drop=True)
     texts = df['report'].drop_duplicates()
-    read = label_reports(texts.tolist()).set_axis(texts)
+    read = label_reports(progress(texts.tolist(), desc='labels')).set_axis(texts)
     labels = labels_from(read.loc[df['report']].reset_index(drop=True), 'missing', 'negative')
     train = labels[df['split'] == 'train']
     enough = ((train == 1).sum() >= least) & ((train == 0).sum() >= least)
