@@ -410,7 +410,7 @@ def plot_looks(
 
 # %% ../nbs/51_cli.ipynb #fec63f3f
 REPORT_LIMITS = dict(beams=(int, 1, 1000), max_len=(int, 2, 10**4), no_repeat=(int, 0, 10**4),
-                     stored=(int, 1, 4096))
+                     best_of=(int, 1, 1000), stored=(int, 1, 4096))
 CAUTION = 'Written by a model, for research and teaching: not for clinical use.'
 
 @call_parse
@@ -421,6 +421,7 @@ def refers_report(
     beams:int=4,          # Beginnings that the search keeps; 1 is greedy
     max_len:int=None,     # Longest report, tokens; default: as trained
     no_repeat:int=0,      # Runs of this many tokens may not occur twice; 0: any may
+    best_of:int=1,        # Draw so many instead, and keep the one that matches the study best
     attention:str=None,   # PNG file to write: where the model looked, word by word
     stored:int=None,      # Side of the stored images it learnt from, pixels; default: as recorded
     resize_mode:str=None, # How they were made square: letterbox, crop, squash; default: as recorded
@@ -442,7 +443,8 @@ def refers_report(
     stored, resize_mode = recorded_form(checkpoint_config(folder)['training'], stored, resize_mode)
     views, mask = file_views(model, images, stored or 256, resize_mode or 'letterbox')
     model = model.to(get_device(s.run.device))
-    how = dict(beams=beams, max_len=max_len, no_repeat=no_repeat)
+    how = dict(beams=beams) if best_of == 1 else dict(sample=True, top_p=.95, best_of=best_of)
+    how |= dict(max_len=max_len, no_repeat=no_repeat)
     res = generate(model, views, mask, tok, s.run.precision, bool(attention), **how)
     sys.stdout.write(f'{res.texts[0]}\n\n{CAUTION}\n')
     if attention: plot_looks(model, tok, views, mask, res, attention)

@@ -188,7 +188,10 @@ def test_a_report_is_written_as_the_table_would_give_it(data, call):
     assert training['data']['source'] == 'phantom' and 0 < training['metrics']['temperature'] < 1
     assert (training['data']['stored'], training['data']['resize_mode']) == (32, 'letterbox')
     model, tok = load_checkpoint(checkpoint)
-    assert report == generate_all(model, tok, of, ImageStore(data/'data'), max_len=20)[study]
+    store = ImageStore(data/'data')
+    assert report == generate_all(model, tok, of, store, max_len=20)[study]
+    drawn = generate_all(model, tok, of, store, max_len=20, sample=True, top_p=.95, best_of=3)[study]
+    assert call('refers-report', checkpoint, *files, '--best-of', 3, '--max-len', 20)[1].startswith(drawn)
     assert str(data) not in (checkpoint/'README.md').read_text()
 
 

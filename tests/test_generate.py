@@ -250,6 +250,33 @@ def test_what_cannot_be_is_said(bad, says):
 def model(): return tiny_writer()
 
 
+@pytest.mark.parametrize('own_words', [False, True])
+def test_of_several_reports_the_one_that_matches_best(own_words):
+    torch.manual_seed(2)
+    _, tok = tiny_writer()
+    m = Refers(refers_config('nano', vocab=len(tok), size=32, max_len=20)).eval()
+    m.decoder.words.weight.data *= 8
+    if own_words: tok.encoder_tokenizer = tok                       # as of a report encoder with a vocabulary of its own
+    views, mask = torch.randn(5, 3, 1, 32, 32), torch.arange(3) < torch.tensor([[1], [2], [3], [1], [2]])
+    how = dict(sample=True, seed=3, precision='fp32')
+    with torch.no_grad(): study = m.fusion(m.encode_image(views, mask), mask)[1]
+    drawn = generate(m, views.repeat_interleave(6, 0), mask.repeat_interleave(6, 0), tok, **how)
+    best = generate(m, views, mask, tok, best_of=6, attention=True, **how)
+    for i in range(5):
+        texts = drawn.texts[6*i:6*i + 6]
+        with torch.no_grad(): reports = torch.stack([m.encode_text(*tok.batch([o]))[0] for o in texts])
+        j = torch.cosine_similarity(study[i][None], reports).argmax().item()
+        assert len(set(texts)) > 1 and best.texts[i] == texts[j]
+        assert best.tokens[i].tolist() == drawn.tokens[6*i + j].tolist()
+        torch.testing.assert_close(best.logp[i], drawn.logp[6*i + j], atol=1e-4, rtol=0)
+    assert best.attention.shape == (*best.tokens.shape, 3*4)
+    once = generate(m, views, mask, tok, **how)
+    assert once.tokens.tolist() == generate(m, views, mask, tok, best_of=1, **how).tokens.tolist()
+    for best_of in (0, -1):
+        with pytest.raises(InputError, match='at least one report'): generate(m, views, mask, tok, best_of=best_of)
+    with pytest.raises(InputError, match='is for sampling'): generate(m, views, mask, tok, best_of=2)
+
+
 @pytest.mark.parametrize('fusion', ['attention', 'gate'])
 def test_one_to_three_views(fusion, model):
     torch.manual_seed(1)

@@ -102,7 +102,7 @@ def test_of_the_demo(call, tmp_path, options, word):
 
 @pytest.mark.parametrize('options, word', [
     (['--beams', 0], 'beams is 0'), (['--beams', -1], 'beams'), (['--max-len', 0], 'max_len is 0'), (['--max-len', -5], 'max_len'),
-    (['--no-repeat', -1], 'no_repeat'), (['--stored', 0], 'stored is 0'), (['--stored', 10**9], 'stored')])
+    (['--no-repeat', -1], 'no_repeat'), (['--best-of', 0], 'best_of is 0'), (['--stored', 0], 'stored is 0'), (['--stored', 10**9], 'stored')])
 def test_of_a_report(call, tmp_path, options, word):
     refused(call, tmp_path/'x', word, 'refers-report', tmp_path, tmp_path/'a.png', *options)
 

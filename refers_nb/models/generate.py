@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAD', 'SOS', 'EOS', 'MASK', 'Written', 'check_lengths', 'logits_processors', 'Beam', 'with_endings', 'choose_words',
-           'beam_search', 'decoder_step', 'write', 'all_views', 'study_memory', 'generate', 'as_study', 'file_views']
+           'beam_search', 'decoder_step', 'write', 'all_views', 'study_memory', 'check_best_of', 'best_matches',
+           'looks', 'generate', 'as_study', 'file_views']
 
 # %% ../../nbs/26_generate.ipynb #65d18f09
 from collections import namedtuple
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import torch
+import torch.nn.functional as F
 from fastcore.basics import patch
 from ..core import InputError, get_dtype
 from ..data.loaders import Augment
@@ -258,14 +260,14 @@ def study_memory(
     views,                # Normalised (bs, n, c, h, w), on any device; n at most that of the model
     mask,                 # (bs, n), true where a view exists
     precision:str='auto', # auto, fp32 or bf16
-)->tuple:                 # Memory (bs, k*p, d), float32, and where it exists (bs, k*p)
+)->tuple:                 # Memory (bs, k*p, d), where it exists (bs, k*p), vectors (bs, s); float32
     "What the decoder reads of each study; `InputError` for one without or with too many views"
     dev = next(model.parameters()).device
     dtype = get_dtype(precision, dev)
     views, mask = (o.to(dev) for o in all_views(views, mask, model.config['k']))
     with torch.autocast(dev.type, dtype, enabled=dtype != torch.float32):
-        memory, _, w = model.fusion(model.encode_image(views, mask), mask)
-    return memory.float(), mask.repeat_interleave(w.shape[-1], dim=1)
+        memory, study, w = model.fusion(model.encode_image(views, mask), mask)
+    return memory.float(), mask.repeat_interleave(w.shape[-1], dim=1), study.float()
 
 # %% ../../nbs/26_generate.ipynb #8d90c6c7
 Written = namedtuple('Written', 'texts tokens logp attention')
@@ -277,6 +279,45 @@ Written.__doc__ = """What `generate` gives
 - attention: (bs, t, k*p) to the patches while each token was chosen, the mean over layers and
   heads, or None"""
 
+# %% ../../nbs/26_generate.ipynb #e8ca5d24
+def check_best_of(
+    model,       # `Refers`
+    best_of:int, # Reports to draw for each study
+    sample,      # Whether words are drawn
+):
+    "`InputError` where there is nothing to choose from, or nothing to choose by"
+    if best_of < 1: raise InputError(f'best_of is {best_of}: at least one report is written')
+    if best_of == 1: return
+    if not sample: raise InputError(f'best_of {best_of} is for sampling: give sample=True with it')
+    if model.text is None: raise InputError('best_of needs a model with a report encoder')
+
+@torch.no_grad()
+def best_matches(
+    model, # `Refers` with a report encoder
+    tok,   # Its `Tokenizer`
+    study, # Study vectors (bs, s)
+    texts, # Reports, as many for each study, side by side: bs*n
+):         # (bs,), their places
+    "Of several reports of each study, the one whose vector is nearest to that of the study"
+    readers = [o.as_subclass(torch.Tensor).to(study.device) for o in tok.batch(texts)]
+    vectors = F.normalize(model.encode_text(*readers), dim=-1)          # (bs*n, s)
+    of_study = vectors.unflatten(0, (len(study), -1))                   # (bs, n, s)
+    cosines = (of_study*F.normalize(study, dim=-1)[:, None]).sum(-1)    # (bs, n)
+    first = torch.arange(len(study), device=study.device)*of_study.shape[1]
+    return first + cosines.argmax(1)
+
+@torch.no_grad()
+def looks(
+    decoder, # `ReportDecoder`
+    ids,     # Reports (bs, t), without the start
+    memory,  # (bs, k*p, d)
+    seen,    # (bs, k*p), true where memory exists
+):           # (bs, t, k*p), the mean over layers and heads
+    "Attention to the patches while each token was chosen"
+    start = torch.full_like(ids[:, :1], SOS)
+    known = torch.cat([start, ids[:, :-1]], 1)                          # before each word (bs, t)
+    return decoder.attention(known, memory, seen).mean((0, 2))
+
 # %% ../../nbs/26_generate.ipynb #0a963be5
 @torch.no_grad()
 def generate(
@@ -286,19 +327,22 @@ def generate(
     tok,                  # Its `Tokenizer`
     precision:str='auto', # Precision of the encoder: auto, fp32 or bf16
     attention:bool=False, # Also say where it looked
+    best_of:int=1,        # Draw so many reports, keep the one that matches the study best
     **kwargs,             # Of `write`: `beams`, `sample`, `max_len` ...
 )->Written:
     "Write a report for each study; not for clinical use"
+    check_best_of(model, best_of, kwargs.get('sample'))
     model.eval()
-    memory, seen = study_memory(model, views, mask, precision)          # (bs, k*p, d), (bs, k*p)
-    ids, logp = write(model.decoder, memory, seen, **kwargs)
-    where = None
-    if attention:
-        start = torch.full_like(ids[:, :1], SOS)
-        known = torch.cat([start, ids[:, :-1]], 1)                      # before each word (bs, t)
-        tables = model.decoder.attention(known, memory, seen)           # (layers, bs, heads, t, k*p)
-        where = tables.mean((0, 2))
-    return Written([tok.decode(o) for o in ids], ids, logp, where)
+    memory, seen, study = study_memory(model, views, mask, precision)   # (bs, k*p, d), (bs, k*p)
+    of_each = memory.repeat_interleave(best_of, 0), seen.repeat_interleave(best_of, 0)
+    ids, logp = write(model.decoder, *of_each, **kwargs)                # (bs*best_of, t)
+    texts = [tok.decode(o) for o in ids]
+    if best_of > 1:
+        kept = best_matches(model, tok, study, texts)                   # (bs,)
+        ids, logp = ids[kept], logp[kept]
+        texts = [texts[i] for i in kept]
+    where = looks(model.decoder, ids, memory, seen) if attention else None
+    return Written(texts, ids, logp, where)
 
 # %% ../../nbs/26_generate.ipynb #8072cb50
 def as_study(
