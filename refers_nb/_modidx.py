@@ -2793,8 +2793,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'refers_nb.training.losses.generation_loss': ( 'losses.html#generation_loss',
                                                                                           'refers_nb/training/losses.py'),
                                            'refers_nb.training.losses.info_nce': ('losses.html#info_nce', 'refers_nb/training/losses.py'),
-                                           'refers_nb.training.losses.label_losses': ( 'losses.html#label_losses',
-                                                                                       'refers_nb/training/losses.py'),
                                            'refers_nb.training.losses.masked_bce': ( 'losses.html#masked_bce',
                                                                                      'refers_nb/training/losses.py'),
                                            'refers_nb.training.losses.mean_across': ( 'losses.html#mean_across',

@@ -79,8 +79,8 @@ def refers_prep(
 
 # %% ../nbs/51_cli.ipynb #c3b437b4
 PRETRAIN = 'preset start size n_views epochs bs accum opt lr wd warmup tau lam'.split()
-FOR_REPORTS = ('accum tau lam text gen near drop_sentences shuffle_sentences with_labels patch_drop '
-               'checkpointing compile').split()
+FOR_REPORTS = ('accum tau lam text gen near drop_sentences shuffle_sentences with_labels '
+               'patch_drop checkpointing compile').split()
 
 def check_reads_reports(
     method:str, # Of `--method`

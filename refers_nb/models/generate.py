@@ -300,10 +300,9 @@ def best_matches(
 ):         # (bs,), their places
     "Of several reports of each study, the one whose vector is nearest to that of the study"
     readers = [o.as_subclass(torch.Tensor).to(study.device) for o in tok.batch(texts)]
-    vectors = F.normalize(model.encode_text(*readers), dim=-1)          # (bs*n, s)
-    of_study = vectors.unflatten(0, (len(study), -1))                   # (bs, n, s)
-    cosines = (of_study*F.normalize(study, dim=-1)[:, None]).sum(-1)    # (bs, n)
-    first = torch.arange(len(study), device=study.device)*of_study.shape[1]
+    reports = model.encode_text(*readers).unflatten(0, (len(study), -1))  # (bs, n, s)
+    cosines = F.cosine_similarity(reports, study[:, None], dim=-1)        # (bs, n)
+    first = torch.arange(len(study), device=study.device)*cosines.shape[1]
     return first + cosines.argmax(1)
 
 @torch.no_grad()

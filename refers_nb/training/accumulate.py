@@ -122,7 +122,7 @@ def of_vectors(self:LargeBatch):
     names = 'image_embeds', 'text_embeds'
     out = self.pred._replace(**dict(zip(names, whole)))
     loss = crit.vector_loss(out, whole_reports(self.parts, crit.pad_id))
-    if not loss.requires_grad: return loss                 # nothing is
+    if not loss.requires_grad: return loss                 # no report encoder, no labels
     self.scaled(loss).backward()
     sizes = [len(part.vectors[0]) for part in self.parts]
     for part, *grads in zip(self.parts, *[o.grad.split(sizes) for o in whole]):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['generation_loss', 'word_places', 'info_nce', 'gather', 'mean_across', 'reports_of_ranks', 'same_reports',
-           'label_losses', 'masked_bce', 'RefersLoss']
+           'masked_bce', 'RefersLoss']
 
 # %% ../../nbs/30_losses.ipynb #784e7ef2
 import torch
@@ -103,17 +103,6 @@ def same_reports(
     return same | (tfidf_cosine(report, idf) > near) if near else same
 
 # %% ../../nbs/30_losses.ipynb #2d514898
-def label_losses(
-    logits,  # (n, f)
-    targets, # (n, f) of 0, 1 and NaN for missing
-    weight=None, # (f,) weight of the positives of each finding; default: 1
-)->tuple:    # Losses, and which of them count: two (n, f)
-    "Binary cross-entropy of every label, nats"
-    known = ~torch.isnan(targets)
-    loss = F.binary_cross_entropy_with_logits(
-        logits.float(), targets.nan_to_num(), reduction='none', pos_weight=weight)
-    return loss, known
-
 def masked_bce(
     logits,  # (n, f)
     targets, # (n, f) of 0, 1 and NaN for missing
@@ -121,7 +110,9 @@ def masked_bce(
     reduction:str='mean', # 'mean' over all known labels, of all ranks, or 'none': of each row
 ):           # Scalar or (n,), nats; 0 if every label is missing
     "Binary cross-entropy over the known labels"
-    loss, known = label_losses(logits, targets, weight)
+    known = ~torch.isnan(targets)
+    loss = F.binary_cross_entropy_with_logits(
+        logits.float(), targets.nan_to_num(), reduction='none', pos_weight=weight)      # (n, f)
     if reduction == 'none': return (loss*known).sum(1)/known.sum(1).clamp(min=1)
     sums = torch.stack([(loss*known).sum(), known.sum().to(loss.dtype)])
     total, number = gather(sums[None]).sum(0)
@@ -238,8 +229,7 @@ def forward(self:RefersLoss,
     if self.match and out.text_embeds is None:
         raise InputError('This model has no report encoder: only match=0 can train it')
     gen = self.gen_loss(out, report)
-    zero = torch.zeros_like(gen.detach().mean())
-    self.parts = dict(gen=gen.detach().mean(), match=zero)
+    self.parts = dict(gen=gen.detach().mean(), match=gen.new_zeros(()))
     return self.gen*gen + self.vector_loss(out, report)
 
 # %% ../../nbs/30_losses.ipynb #a9d70ffe

@@ -113,7 +113,7 @@ def record(self:RunArgs,
 REFERS_LIMITS = dict(
     freeze=(int,), vocab=(int, 1, 10**6), max_len=(int, 2, 10_000), dropout=(float, 0, 1),
     gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99),
-    near=(float, 0, 1), drop_sentences=(float, 0, 1), with_labels=(float, 0, 1e6))
+    near=(float, 0, 1), drop_sentences=(float, 0, 1), with_labels=(float,))
 
 class RefersArgs(RunArgs):
     "What a pre-training from reports is"
