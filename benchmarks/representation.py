@@ -8,8 +8,9 @@ Prints, for held-out studies,
 - the AUROC of findings that are asked for in words, without a label,
 - the AUROC of a logistic regression on frozen class tokens of frontal images, for the checkpoint and
   for each other start at the same image size,
-- with --writing BLEU, ROUGE-L, CIDEr-D and clinical F1 of written reports (greedy, beam, sampled, the best of eight
-  sampled ones) beside the most frequent training report and that of the nearest training study; some minutes.
+- with --writing BLEU, ROUGE-L, CIDEr-D and clinical F1 of written reports (greedy, beam, sampled with temperature
+  0.7 and 1, the best of eight sampled ones) beside the most frequent training report and that of the nearest training
+  study; some minutes.
 """
 import argparse, sys, warnings
 from pathlib import Path

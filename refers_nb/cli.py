@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['PRETRAIN', 'FOR_REPORTS', 'FINETUNE', 'FINETUNE_LIMITS', 'DEMO_LIMITS', 'REPORT_LIMITS', 'CAUTION', 'parse_options',
            'folder_of', 'refers_prep', 'check_reads_reports', 'setting_options', 'pretrain_recipe', 'share_checkpoint',
-           'in_ranks', 'refers_pretrain', 'refers_finetune', 'evaluate_released', 'check_no_run',
-           'evaluate_predictions', 'refers_evaluate', 'refers_demo', 'plot_looks', 'refers_report']
+           'refers_pretrain', 'refers_finetune', 'evaluate_released', 'check_no_run', 'evaluate_predictions',
+           'refers_evaluate', 'refers_demo', 'plot_looks', 'refers_report']
 
 # %% ../nbs/51_cli.ipynb #37517edc
-import functools, sys
+import sys
 from pathlib import Path
 from fastcore.script import call_parse, store_true
 from .core import atomic, cli_errors, draw_to_files, InputError
 from .locks import own_folder
-from .ranks import is_first, n_ranks, ranks, start_ranks
+from .ranks import in_ranks, is_first, n_ranks
 from .runs import check_owner, run_record
 from .settings import check_numbers, settings
 
@@ -129,18 +129,6 @@ def share_checkpoint(
     "Upload a checkpoint, and nothing else of its run, for its owner alone"
     from refers_nb.models.hub import push_to_hub
     sys.stdout.write(f'{push_to_hub(checkpoint, name)}\n')
-
-# %% ../nbs/51_cli.ipynb #c19ba747
-def in_ranks(
-    f # Function of a console script with `gpus` and `device`
-):    # The same function, run by every process that is to share its work
-    "Decorate a console script that several processes can run together"
-    @functools.wraps(f)
-    def command(*args, **kwargs):
-        "Start the processes, or be one of them"
-        if start_ranks(kwargs.get('gpus')): return
-        with ranks(kwargs.get('device') or 'auto'): return f(*args, **kwargs)
-    return command
 
 # %% ../nbs/51_cli.ipynb #8bea4bf2
 @call_parse

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCREEN', 'DISK_FULL', 'LIBRARY_WORDS', 'GO_ON', 'ADVICE', 'ENDING', 'shortened', 'screenful', 'InputError',
            'device_name', 'get_device', 'cpu_has_bf16', 'get_dtype', 'disk_errno', 'writing', 'sync_to_disk', 'atomic',
-           'one_line', 'system_message', 'of_a_library', 'reason', 'Terminated', 'sigterm_raises', 'open_streams',
-           'say', 'drop_output', 'draw_to_files', 'short_waits', 'cli_errors']
+           'one_line', 'system_message', 'of_a_library', 'reason', 'Terminated', 'sigterm_raises', 'keep_code',
+           'open_streams', 'say', 'drop_output', 'draw_to_files', 'short_waits', 'cli_errors']
 
 # %% ../nbs/00_core.ipynb #e23cb8a6
 import errno, functools, os, re, signal, sys, threading, uuid, warnings
@@ -238,6 +238,11 @@ def sigterm_raises():
     finally:
         for o in ours: signal.signal(o, signal.SIG_DFL)
 
+def keep_code():
+    "A rank that ends by a signal keeps its code: Slurm ends all ranks once the first has ended"
+    if 'RANK' not in os.environ or threading.current_thread() is not threading.main_thread(): return
+    for o in ENDING: signal.signal(o, signal.SIG_IGN)
+
 # %% ../nbs/00_core.ipynb #24f8d1b9
 def open_streams():
     "Give standard streams that were closed before we began a place where everything vanishes"
@@ -304,6 +309,7 @@ def cli_errors(
             if debugs or not message: raise
             told = getattr(e, 'told', False)                    # by another process of the run
         drop_output()
+        if asked: keep_code()
         if not told: say(f"{f.__name__.replace('_', '-')}: {message}")
         raise SystemExit(code)
     return command

@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['process_group', 'n_ranks', 'rank', 'is_first', 'told', 'on_first', 'agree', 'gather_objects', 'heard_once', 'is_lost',
-           'fails_first', 'numbered', 'ranks', 'own_gpu', 'device_of_process', 'failed_rank', 'run_ranks',
-           'start_ranks']
+           'fails_first', 'numbered', 'ranks', 'check_shared', 'own_gpu', 'device_of_process', 'failed_rank',
+           'run_ranks', 'start_ranks', 'in_ranks']
 
 # %% ../nbs/02b_ranks.ipynb #cbd517fa
-import logging, os, re, signal, sys, time, uuid, warnings
+import functools, logging, os, re, signal, sys, time, uuid, warnings
 from contextlib import contextmanager, redirect_stdout
 from multiprocessing import current_process
 from pathlib import Path
 from .core import ENDING, InputError, say
+from .settings import settings
 
 # %% ../nbs/02b_ranks.ipynb #7cc8fc17
 def process_group():
@@ -141,6 +142,7 @@ def ranks(
     if not several or process_group():
         yield
         return
+    check_shared(device)
     import torch
     import torch.distributed as dist
     on_gpu = device in ('auto', 'cuda') and torch.cuda.is_available()
@@ -159,6 +161,15 @@ def ranks(
     dist.destroy_process_group()
 
 # %% ../nbs/02b_ranks.ipynb #26d7243e
+def check_shared(
+    device:str # auto, cpu, cuda or cuda:N
+):
+    "`InputError` for one GPU that several ranks were told to compute on; rank 0 says it"
+    if not device.startswith('cuda:'): return
+    error = InputError(f'device {device}: several processes compute on a GPU each, and share none; '
+                       'take --device cuda')
+    raise error if os.environ.get('RANK', '0') == '0' else told(error)
+
 def own_gpu(
     gpus:int # That this machine has
 )->int:      # Number of the GPU of this rank
@@ -205,9 +216,10 @@ def run_ranks(
     from torch.distributed.launcher.api import elastic_launch, LaunchConfig
     logging.disable(logging.CRITICAL)                            # what matters is said below
     os.environ.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1)//n)))
-    config = LaunchConfig(
-        1, 1, n, run_id=uuid.uuid4().hex, rdzv_backend='c10d', rdzv_endpoint='localhost:0',
-        max_restarts=0, signals_to_handle=','.join(o.name for o in (signal.SIGINT, *ENDING)))
+    config = LaunchConfig(1, 1, n, run_id=uuid.uuid4().hex, rdzv_backend='c10d',
+                          rdzv_endpoint='localhost:0', max_restarts=0)
+    if hasattr(config, 'signals_to_handle'):                     # torch 2.9
+        config.signals_to_handle = ','.join(o.name for o in (signal.SIGINT, *ENDING))
     try: elastic_launch(config, sys.executable)(*command)
     except ChildFailedError as e: return failed_rank(e.failures)
     except SignalException as e: return 128 + e.sigval, 'stopped'
@@ -227,3 +239,16 @@ def start_ranks(
     if line: say(f'{Path(sys.argv[0]).name}: {line}')
     if code: raise SystemExit(code)
     return True
+
+# %% ../nbs/02b_ranks.ipynb #c19ba747
+def in_ranks(
+    f # Function of a console script with `gpus` and `device`
+):    # The same function, run by every process that is to share its work
+    "Decorate a console script that several processes can run together"
+    @functools.wraps(f)
+    def command(*args, **kwargs):
+        "Start the processes, or be one of them"
+        device = settings(run_device=kwargs.get('device')).run.device
+        if start_ranks(kwargs.get('gpus')): return
+        with ranks(device): return f(*args, **kwargs)
+    return command

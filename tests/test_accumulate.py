@@ -164,6 +164,12 @@ class BothPasses(LargeBatch):
 
 
 @pytest.mark.slow
+def test_batch_normalisation_is_refused(table):
+    "A part of the batch would be normalised by itself"
+    learn = make(table, 4, 4, change=lambda model: model.vision.add_module('norm', torch.nn.BatchNorm2d(3)))
+    with pytest.raises(InputError, match='vision.norm normalises over the images of a batch'): fitted(learn)
+
+
 def test_the_second_pass_draws_what_the_first_drew(table):
     "With dropout everywhere, patches and layers left out, layers computed twice, and under autocast"
     def change(model): recompute(drop_patches(model, .5))
@@ -419,32 +425,39 @@ RANKS = '''
 import sys, torch, torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
 from test_accumulate import fitted, make
+from refers_nb.models.savings import recompute
 from refers_nb.training.distributed import over_ranks
+from refers_nb.training.step import Compile
 
-def work(table, folder, rank, world, bs, accum):
+def work(table, folder, rank, world, bs, accum, name):
     torch.set_num_threads(1)
     if world > 1: dist.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=world)
     learn = over_ranks(make(table, bs, accum))
+    if name == 'compiled':
+        recompute(learn.model)
+        learn.add_cb(Compile('aot_eager'))
     watch = fitted(learn)
     torch.save(dict(weights=learn.model.state_dict(), tau=learn.loss_func.log_tau.detach(), losses=watch.losses,
-                    grads=watch.grads), f'{folder}/{world}-{rank}.pt')
+                    grads=watch.grads), f'{folder}/{name}-{rank}.pt')
     if world > 1: dist.destroy_process_group()
 
 table, folder = sys.argv[2:4]
 fork = torch.multiprocessing.get_context('fork')
-for world, bs, accum in ((1, 16, 1), (2, 8, 2)):
-    ranks = [fork.Process(target=work, args=(table, folder, r, world, bs, accum), daemon=True) for r in range(world)]
+for world, *what in ((1, 16, 1, 'one'), (2, 8, 2, 'parts'), (2, 16, 1, 'compiled')):
+    ranks = [fork.Process(target=work, args=(table, folder, r, world, *what), daemon=True) for r in range(world)]
     for p in ranks: p.start()
     for p in ranks: p.join()
-    if any(p.exitcode for p in ranks): sys.exit(f'a rank of {world} failed')
+    if any(p.exitcode for p in ranks): sys.exit(f'a rank of {what} failed')
 '''
 
 
 @pytest.mark.slow
 def test_parts_of_ranks_are_one_batch(table, tmp_path):
-    "Two processes with two parts each learn as one with the whole batch; no study is left out of the comparison"
+    "Two processes learn as one with the whole batch: each with two parts, or as a program that computes layers twice"
     run = run_fork(RANKS, Path(__file__).parent, table, tmp_path)
     assert run.returncode == 0, run.stderr[-3000:]
-    one = torch.load(tmp_path/'1-0.pt', weights_only=True)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path/f'2-{rank}.pt', weights_only=True), one, atol=1e-5, rtol=0)
+    one = torch.load(tmp_path/'one-0.pt', weights_only=True)
+    for name in ('parts', 'compiled'):
+        for rank in range(2):
+            ranked = torch.load(tmp_path/f'{name}-{rank}.pt', weights_only=True)
+            torch.testing.assert_close(ranked, one, atol=1e-5, rtol=0)

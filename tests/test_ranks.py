@@ -1,5 +1,5 @@
 "Several processes train what one would: steps, validation, resuming with another number of them, and their ends"
-import functools, json, os, signal, subprocess, sys, time
+import contextlib, functools, json, os, signal, subprocess, sys, time
 from pathlib import Path
 import pytest
 import torch
@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 
 from refers_nb.core import InputError
 from refers_nb.data.prepare import prepare
+from refers_nb.data.studies import read_studies
 from refers_nb.locks import own_folder
 from refers_nb.training import baselines as baselines_module, pretrain as pretrain_module
 
@@ -207,13 +208,15 @@ def test_one_classifier_on_two_ranks(table, tmp_path):
 
 
 SRUN = '''#!/bin/bash
-# two processes that are told who they are, and the largest of their codes, as Slurm does it
-while [[ $1 == -* ]]; do shift; done
+# two processes that are told who they are, and the largest of their codes, as Slurm does it; the others are
+# asked to end as soon as one has ended badly
+while [[ $1 == -* ]]; do flags+=" $1"; shift; done
 for i in 0 1; do SLURM_PROCID=$i SLURM_LOCALID=$i SLURM_NTASKS=2 "$@" & ranks+=($!); done
 code=0
-for rank in "${ranks[@]}"; do
-    wait "$rank"; found=$?
+for _ in "${ranks[@]}"; do
+    wait -n; found=$?
     if ((found > code)); then code=$found; fi
+    if ((found)) && [[ $flags == *--kill-on-bad-exit=1* ]]; then kill -TERM "${ranks[@]}" 2> /dev/null; fi
 done
 exit $code
 '''
@@ -264,3 +267,42 @@ def test_the_slurm_script_of_the_page(table, slurm):
     assert 0 < torch.load(out/'state.pt', weights_only=True)['train_iter'] < 48
     assert ended(job(slurm)) == (0, '')
     assert json.loads((out/'run.json').read_text())['ranks'] == 2
+
+
+def test_ranks_meet_for_the_device_of_the_settings(call, table, tmp_path, monkeypatch):
+    "Without --device it is theirs; one GPU cannot be shared"
+    seen = []
+    def meet(device):
+        seen.append(device)
+        return contextlib.nullcontext()
+    monkeypatch.setattr('refers_nb.ranks.ranks', meet)
+    monkeypatch.setenv('REFERS_NB_RUN_DEVICE', 'cpu')
+    for more in ([], ['--device', 'auto']):
+        call('refers-pretrain', table, tmp_path/'o', '--method', 'nothing', *more)
+    assert seen == ['cpu', 'auto']
+    monkeypatch.undo()
+    code, said = ended(start('refers-pretrain', table, tmp_path/'o', '--device', 'cuda:1', '--gpus', 2))
+    assert code == 1 and said.count('take --device cuda') == 1, said
+
+
+def test_images_that_cannot_be_shared_are_told_with_a_batch_that_can(table, tmp_path):
+    "The number of images follows from --bs; who gave that should not be told of another"
+    res = in_two_forks('refers-pretrain', table, tmp_path/'o', *RUN, '--method', 'labels', '--epochs', 1, '--bs', 9)
+    n, _ = baselines_module.images_of(read_studies(table), 2, 9)
+    assert n % 2, 'another seed of the phantoms is needed'
+    assert said_once(res, f'a batch of 9 studies stands for {n} images')
+
+
+ENDS = '''
+import atexit, os, signal
+from refers_nb.core import cli_errors, Terminated
+@cli_errors
+def refers_pretrain(): raise Terminated(signal.SIGUSR1)
+atexit.register(os.kill, os.getpid(), signal.SIGTERM)           # as Slurm, where another rank has ended first
+refers_pretrain()
+'''
+
+@pytest.mark.parametrize('told, code', [({}, -signal.SIGTERM), (dict(RANK='1'), 128 + signal.SIGUSR1)])
+def test_a_rank_that_ends_by_a_signal_keeps_its_code(told, code):
+    env = {k: v for k, v in ENV.items() if k != 'RANK'} | told
+    assert subprocess.run([sys.executable, '-c', ENDS], env=env, stderr=subprocess.DEVNULL).returncode == code

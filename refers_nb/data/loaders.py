@@ -72,6 +72,7 @@ class HostBatch:
 # %% ../../nbs/14_loaders.ipynb #87d06759
 class SeededLoader(DataLoader):
     "A loader whose order and augmentation follow from (seed, epoch, batch)"
+    endless = False # Whether every batch is full, however few items there are
     def __init__(self,
         dataset,          # `StudyItems` or `LabelItems`
         bs:int=64,        # Items of a batch
@@ -208,7 +209,7 @@ def share(self:SeededLoader,
 ):            # The loader
     "Load only what one of several processes is to see"
     whole = self.whole
-    left = 0 if self.drop_last else self.n % whole
+    left = 0 if self.drop_last or self.endless else self.n % whole
     if self.train and (whole % ranks or left % ranks):
         batch = f'bs {whole}' if whole % ranks else f'{self.n} items, less than bs {whole},'
         raise InputError(f'{batch} cannot be shared equally by {ranks} processes')

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 from torch.nn.parallel import DistributedDataParallel
 from ..ranks import gather_objects, n_ranks, process_group, rank
+from .accumulate import check_norms
 
 # %% ../../nbs/32e_distributed.ipynb #6abae40f
 class Ranks(Callback):
@@ -22,6 +23,7 @@ class Ranks(Callback):
 
     def before_fit(self):
         "Share the loaders and wrap the model"
+        check_norms(self.model, f'each of {n_ranks()} processes sees a part of it')
         for dl in self.dls.loaders[:2]: dl.share(rank(), n_ranks())
         on_gpu = next(self.model.parameters()).is_cuda
         device = [torch.cuda.current_device()] if on_gpu else None

@@ -47,6 +47,7 @@ from .step import LossesOnDevice, StopOnNonFinite
 # %% ../../nbs/34a_finetune.ipynb #b8d0c230
 class BudgetLoader(SeededLoader):
     "`SeededLoader` with `steps` batches per epoch, out of one endless sequence of permutations"
+    endless = True
     def __init__(self, dataset, bs, steps, train=True, **kwargs):
         super().__init__(dataset, bs=bs, train=train, **kwargs)
         self.steps = steps

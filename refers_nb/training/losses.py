@@ -13,7 +13,7 @@ from fastcore.basics import patch, store_attr
 from torch import nn
 from ..core import InputError
 from ..data.terms import tfidf_cosine
-from ..ranks import n_ranks
+from ..ranks import agree, n_ranks
 
 # %% ../../nbs/30_losses.ipynb #6a749086
 def generation_loss(
@@ -88,9 +88,8 @@ def reports_of_ranks(
     pad_id:int=0, # Id of padding
 ):                # (ranks*bs, t)
     "The reports of all ranks, where something learns"
-    if n_ranks() == 1: return report
-    length = torch.tensor(report.shape[1:], device=report.device)             # (1,)
-    missing = int(gather(length).max()) - report.shape[1]
+    if n_ranks() == 1 or not torch.is_grad_enabled(): return report
+    missing = agree(report.shape[1]) - report.shape[1]                       # no GPU is asked
     return gather(F.pad(report, (0, missing), value=pad_id))
 
 def same_reports(
