@@ -7,6 +7,7 @@ Every row sees the same studies for the same number of steps, and differs from `
 argument, in `some sentences` in two. `a tenth of writing`: the weight of the generation loss. `similar reports`: two
 reports whose words are more alike than 0.3 are no negatives of each other. `some sentences`: three in ten are left out,
 and they change places. `with labels`: the findings that a program reads in the report are named, too, with the weight 10.
+`rare words`: in the generation loss a token counts 1 + log(reports / reports with it).
 A study with fewer views leaves places empty: phantoms have two at most, so there `three views` repeats `both`.
 `half the patches` leaves out every second patch while it trains; `half the patches, same time` does so for as many passes
 as take the time of `both`, by steps of the two that are timed in turns before (OUT/same_time.csv). Alone on the machine,
@@ -42,6 +43,7 @@ ROWS = {
     'similar reports': dict(near=.3),
     'some sentences': dict(drop_sentences=.3, shuffle_sentences=True),
     'with labels': dict(with_labels=10.),
+    'rare words': dict(rare_words=1.),
     'longer warm-up': dict(warmup=.2),
     'half the patches': dict(patch_drop=.5),
     'half the patches, same time': dict(patch_drop=.5)}

@@ -79,7 +79,7 @@ def refers_prep(
 
 # %% ../nbs/51_cli.ipynb #c3b437b4
 PRETRAIN = 'preset start size n_views epochs bs accum opt lr wd warmup tau lam'.split()
-FOR_REPORTS = ('accum tau lam text gen near drop_sentences shuffle_sentences with_labels '
+FOR_REPORTS = ('accum tau lam text gen near drop_sentences shuffle_sentences with_labels rare_words '
                'patch_drop checkpointing compile').split()
 
 def check_reads_reports(
@@ -161,6 +161,7 @@ def refers_pretrain(
     drop_sentences:float=None, # Chance of a report's sentence to be left out; default: 0
     shuffle_sentences:store_true=False, # Let its sentences change places
     with_labels:float=None, # Weight of naming findings that a program reads in it; default: 0
+    rare_words:float=None,  # How much more a rare word counts in writing; default: 0, try 1
     patch_drop:float=None,  # Share of the patches that training leaves out, for speed; default: 0
     checkpointing:store_true=False, # Compute layers twice, for less memory
     compile:store_true=False, # Compile the model: minutes at the start, for faster steps
@@ -184,7 +185,7 @@ def refers_pretrain(
     given = {k: v for k, v in locals().items() if k in (*PRETRAIN, 'text') and v is not None}
     more = dict(freeze=freeze, vocab=vocab, least_patients=least_patients, gen=gen, near=near,
                 drop_sentences=drop_sentences, shuffle_sentences=shuffle_sentences or None,
-                with_labels=with_labels, patch_drop=patch_drop,
+                with_labels=with_labels, rare_words=rare_words, patch_drop=patch_drop,
                 checkpointing=checkpointing or None, compile=compile or None)
     s = settings(run_device=device, run_precision=precision, run_workers=workers, run_seed=seed,
                  **setting_options(given))

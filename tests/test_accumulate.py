@@ -89,7 +89,7 @@ def fitted(learn, steps=3, lr=.05, **how):
 
 @pytest.mark.parametrize('fusion, loss, clip', [
     ('attention', {}, 1e9), ('attention', {}, .1), ('gate', dict(mask_same=False), .1), ('attention', dict(near=.3), .1),
-    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9), ('gate', dict(labels=3.), 1e9)])
+    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9), ('gate', dict(labels=3.), 1e9), ('attention', dict(rare=1.), 1e9)])
 def test_gradient_and_weights_are_those_of_the_large_batch(table, fusion, loss, clip):
     runs = []
     for bs, accum in ((16, 1), (4, 4)):
@@ -332,7 +332,7 @@ def test_patches_left_out_change_what_is_learnt_and_not_what_is_saved(table, who
 
 def test_arguments_that_are_off_are_those_of_older_runs(table):
     now = RefersArgs(preset='nano', start='random').record(table)
-    younger = 'patch_drop', 'checkpointing', 'near', 'drop_sentences', 'shuffle_sentences', 'with_labels'
+    younger = 'patch_drop', 'checkpointing', 'near', 'drop_sentences', 'shuffle_sentences', 'with_labels', 'rare_words'
     was = {k: v for k, v in now.items() if k not in younger}
     assert len(was) == len(now) - len(younger)
     assert not diff_args(was, now)
@@ -351,7 +351,7 @@ def test_a_step_is_not_longer_than_an_epoch(table, tmp_path):
 
 
 @pytest.mark.parametrize('flags', [['--patch-drop', .5], ['--checkpointing'], ['--near', .5], ['--shuffle-sentences'], ['--gen', .1],
-                                   ['--with-labels', 1.]])
+                                   ['--rare-words', 1.], ['--with-labels', 1.]])
 def test_flags_reach_the_run(call, table, tmp_path, flags, monkeypatch):
     seen = []
     monkeypatch.setattr('refers_nb.training.baselines.baseline', lambda *_, **recipe: seen.append(recipe))

@@ -45,7 +45,7 @@ def test_the_table_is_what_the_paper_and_its_code_say():
     arguments = {*inspect.signature(RefersArgs).parameters} | {*inspect.signature(RunArgs).parameters}
     assert arguments - values.keys() == {'epochs', 'least_patients', 'seed', 'device', 'precision',
                                          'checkpointing', 'compile', 'patch_drop', 'near', 'drop_sentences',
-                                         'shuffle_sentences', 'with_labels'}
+                                         'shuffle_sentences', 'with_labels', 'rare_words'}
 
 
 def comments():

@@ -75,6 +75,21 @@ def test_what_near_needs_is_said(read):
     with pytest.raises(InputError, match='near'): RefersArgs(near=2.)
 
 
+def test_rare_words_count_more_while_something_learns(read):
+    "And only then: a validation loss can be compared with that of any other run"
+    report, idf = read
+    crit, plain = RefersLoss(rare=2., idf=idf), RefersLoss()
+    out = Output(torch.randn(*report.shape, len(idf)), None, None, None)
+    trains = crit.gen_loss(out, report)
+    with torch.no_grad(): torch.testing.assert_close(crit.gen_loss(out, report), plain.gen_loss(out, report))
+    wanted = report[:, 1:]
+    logP = out.logits[:, :-1].log_softmax(-1).gather(-1, wanted[..., None])[..., 0]
+    weight = (1 + 2*idf)[wanted]*(wanted != 0)
+    torch.testing.assert_close(trains, -(weight*logP).sum()/weight.sum())
+    with pytest.raises(InputError, match='rare needs idf'): RefersLoss(rare=1.)
+    with pytest.raises(InputError, match='rare_words'): RefersArgs(rare_words=-1.)
+
+
 def test_the_weights_are_no_part_of_a_state(read):
     crit = RefersLoss(near=.3, idf=read[1])
     crit.load_state_dict(RefersLoss().state_dict())

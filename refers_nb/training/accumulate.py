@@ -55,7 +55,7 @@ class Part:
     random:dict  # `random_state` before the model
     vectors:list # Of studies (bs, s) and, with a report encoder, of reports (bs, s)
     gen:torch.Tensor=None   # Generation loss, a mean over the words of all ranks
-    words:torch.Tensor=None # Their number
+    words:torch.Tensor=None # Their number, or the sum of their weights
     grads:tuple=()          # Of the loss of the step, with respect to `vectors`
 
 def whole_reports(
@@ -108,7 +108,7 @@ class LargeBatch(Callback):
     def after_loss(self):
         "Note the generation loss"
         part = self.parts[-1]
-        words = (part.yb[0][:, 1:] != self.loss_func.pad_id).sum()
+        words = self.loss_func.words(part.yb[0])
         part.gen = self.loss_func.parts['gen']
         part.words = gather(words[None]).sum()             # of all ranks
 

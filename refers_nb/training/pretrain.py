@@ -113,7 +113,7 @@ def record(self:RunArgs,
 REFERS_LIMITS = dict(
     freeze=(int,), vocab=(int, 1, 10**6), max_len=(int, 2, 10_000), dropout=(float, 0, 1),
     gen=(float,), match=(float,), text_lr=(float,), patch_drop=(float, 0, .99),
-    near=(float, 0, 1), drop_sentences=(float, 0, 1), with_labels=(float,))
+    near=(float, 0, 1), drop_sentences=(float, 0, 1), with_labels=(float,), rare_words=(float,))
 
 class RefersArgs(RunArgs):
     "What a pre-training from reports is"
@@ -138,6 +138,7 @@ class RefersArgs(RunArgs):
         drop_sentences:float=0.,# Chance of a report's sentence to be left out
         shuffle_sentences:bool=False, # Whether its sentences change places
         with_labels:float=0.,   # Weight of naming the findings that a program reads in the report
+        rare_words:float=0.,    # A word counts 1 + this*log(reports / reports with it) in writing
         patch_drop:float=0.,    # Share of the patches that are left out while training
         checkpointing:bool=False, # Compute layers twice, for less memory
         compile:bool=False,     # Train a program made by `torch.compile`
@@ -297,12 +298,13 @@ def refers_loss(
 )->RefersLoss:
     "The loss of a pre-training from reports, and what it needs to know of them"
     idf = head = None
-    if args.near:
+    if args.near or args.rare_words:
         kept, _ = items.kept[0]                             # tokens that training needs as well
         idf = inverse_document_frequency(items.tok, kept)
     if args.with_labels: head = nn.Linear(width, len(items.findings))
     return RefersLoss(args.tau, args.lam, args.gen, args.match, args.learn_tau, args.mask_same,
-                      items.tok.pad_id, near=args.near, idf=idf, labels=args.with_labels, head=head)
+                      items.tok.pad_id, near=args.near, idf=idf, rare=args.rare_words,
+                      labels=args.with_labels, head=head)
 
 def refers_run_learner(
     args:RefersArgs, # What the run is
