@@ -85,28 +85,32 @@ def measure(out, name, seed, table, epochs, args):
         with atomic(folder/'row.csv') as f: pd.DataFrame([row]).to_csv(f, index=False)
     return pd.read_csv(folder/'row.csv')
 
-def summary(runs):
-    "Mean and standard deviation over the seeds, and the difference from `both` of the same seed"
+def summary(runs, judged=('auroc', 'recall'), others=('gen', 'minutes')):
+    "Mean and standard deviation over the seeds; of what is judged also the difference from `both` of the same seed"
     base = runs[runs['row'] == 'both'].set_index('seed')
-    gain = runs['auroc'] - runs['seed'].map(base['auroc'])
-    recall_gain = runs['recall'] - runs['seed'].map(base['recall'])
-    runs = runs.assign(gain=gain, recall_gain=recall_gain)
-    res = runs.groupby('row', sort=False)[['auroc', 'gain', 'recall', 'recall_gain', 'gen', 'minutes']].agg(['mean', 'std'])
+    gains = {f'{o} gain': runs[o] - runs['seed'].map(base[o]) for o in judged}
+    pairs = [column for o in judged for column in (o, f'{o} gain')]
+    res = runs.assign(**gains).groupby('row', sort=False)[[*pairs, *others]].agg(['mean', 'std'])
     res.insert(0, 'epochs', runs.groupby('row')['epochs'].mean())
     res.insert(0, 'seeds', runs.groupby('row').size())
     return res
 
-def arguments():
-    "What the terminal says"
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description=__doc__, rows=ROWS):
+    "What the terminal says; `todo` is each row with each seed"
+    p = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument('prepared', help='folder by refers-prep, or phantoms')
     p.add_argument('out', type=Path)
     p.add_argument('--start', default='random', help='what the encoder starts from; default: random')
     p.add_argument('--size', type=int, default=96)
     p.add_argument('--epochs', type=int, default=5)
     p.add_argument('--seeds', default='0,1,2')
-    p.add_argument('--rows', default='+'.join(ROWS), help='some rows, + between (half the patches+both); default: all')
-    return p.parse_args()
+    p.add_argument('--rows', default='+'.join(rows), help='some rows, + between; default: all')
+    a = p.parse_args()
+    asked = a.rows.split('+')
+    unknown = set(asked) - set(rows)
+    if unknown: raise InputError(f'no row {unknown}: {", ".join(rows)}')
+    a.todo = [(name, int(seed)) for seed in a.seeds.split(',') for name in asked]
+    return a
 
 def main():
     "Train, judge and compare all rows"
@@ -117,11 +121,7 @@ def main():
         table = a.out/'phantoms'
         args |= dict(size=64) | PHANTOM_RECIPE
         phantom_set(table, 64, train=(4000, 1), valid=(400, 2))
-    rows = a.rows.split('+')
-    unknown = set(rows) - ROWS.keys()
-    if unknown: raise InputError(f'no row {unknown}: {", ".join(ROWS)}')
-    todo = [(name, int(seed)) for seed in a.seeds.split(',') for name in rows]
-    runs = [measure(a.out, name, seed, table, a.epochs, args) for name, seed in tqdm(todo, desc='ablation')]
+    runs = [measure(a.out, name, seed, table, a.epochs, args) for name, seed in tqdm(a.todo, desc='ablation')]
     res = summary(pd.concat(runs))
     with atomic(a.out/'ablation.csv') as f: res.to_csv(f)
     sys.stdout.write(f'{res.round(3).to_string()}\n')

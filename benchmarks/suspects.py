@@ -1,6 +1,6 @@
 """Could something else make more of few reports? Rows that are more than an argument of `pretrain`, and one learning curve.
 
-    python benchmarks/suspects.py PREPARED OUT --start imagenet --seeds 0,1,2         # a folder by refers-prep
+    python benchmarks/suspects.py PREPARED OUT --start imagenet --epochs 6         # a folder by refers-prep
 
 `both` is the row of that name in `ablation.py`. Every other row sees as many studies in as many steps, and differs in this:
 
@@ -15,7 +15,7 @@ Judged as in `ablation.py`, by a linear probe from 1 and 10 % of the labels (mea
 the best recall@10 of all passes. A row that is stopped begins again; a finished one is read. Several processes may share OUT
 if `--seeds` or `--rows` keep them apart.
 """
-import argparse, gc, os, sys, time, warnings
+import gc, os, sys, time, warnings
 from pathlib import Path
 os.environ.setdefault('REFERS_NB_PROGRESS', '0')
 warnings.filterwarnings('ignore')
@@ -25,6 +25,8 @@ import torch
 from fastai.callback.core import Callback
 from timm.utils import ModelEmaV3
 from tqdm.auto import tqdm
+import ablation
+from ablation import arguments, summary
 from refers_nb.core import InputError, atomic
 from refers_nb.data.given import image_store
 from refers_nb.data.studies import label_fraction, label_names, read_studies
@@ -36,7 +38,6 @@ from refers_nb.training.pretext import MaskedAutoencoder, restoration_loss
 from refers_nb.training.pretrain import RefersArgs, refers_run_learner, run_tokenizer
 from refers_nb.training.reports import RefersLists
 
-ARGS = {'rare words': dict(rare_words=1.), 'with labels': dict(with_labels=10.)}
 PARTS = {'half the studies': 1/2, 'a quarter of the studies': 1/4}
 AVERAGE = 'moving average'
 DRAWS = 10
@@ -78,7 +79,7 @@ def paint(learn):
 
 
 CHANGES = {'masked images': paint}
-ROWS = 'both', *CHANGES, *ARGS, *PARTS
+ROWS = 'both', 'rare words', 'with labels', *CHANGES, *PARTS
 
 
 def some_patients(df, share, seed):
@@ -128,14 +129,15 @@ def train(folder, name, seed, df, store, epochs, args):
     folder.mkdir(parents=True, exist_ok=True)
     share = PARTS.get(name, 1)
     epochs = round(epochs/share)
-    args = RefersArgs(preset='tiny', seed=seed, epochs=epochs, **args | ARGS.get(name, {}))
+    args = RefersArgs(preset='tiny', seed=seed, epochs=epochs, **args | ablation.ROWS.get(name, {}))
     studies = some_patients(df, share, seed) if share < 1 else df
     torch.manual_seed(seed)
     tok = run_tokenizer(folder, studies, args.vocab, args.max_len, least=args.least_patients)
     learn = refers_run_learner(args, studies, store, tok)
     if name in CHANGES: CHANGES[name](learn)
-    average = MovingAverage(learn.model)
-    if name == 'both': learn.add_cb(average)
+    if name == 'both':
+        average = MovingAverage(learn.model)
+        learn.add_cb(average)
     learn.schedule(learn.max_lrs, args.warmup)
     began = time.time()
     with learn.no_bar(), learn.no_logging(): learn.fit(epochs)
@@ -162,45 +164,17 @@ def measured(folder, df, store, **kwargs):
     return pd.read_csv(kept).join(from_few_labels(folder, df, store))   # not of the average, which has no checkpoint
 
 
-def summary(runs):
-    "Mean and standard deviation over the seeds, and the difference from `both` of the same seed"
-    base = runs[runs['row'] == 'both'].set_index('seed')
-    for value in ('auroc', 'auroc 1 %', 'auroc 10 %', 'recall'):
-        runs[f'{value} gain'] = runs[value] - runs['seed'].map(base[value])
-    few = [f'auroc {o}{gain}' for o in ('1 %', '10 %') for gain in ('', ' gain')]
-    values = ['auroc', 'auroc gain', *few, 'recall', 'recall gain', 'best', 'gen', 'lowest_match', 'match', 'minutes']
-    res = runs.groupby('row', sort=False)[values].agg(['mean', 'std'])
-    res.insert(0, 'studies', runs.groupby('row')['studies'].mean())
-    res.insert(0, 'seeds', runs.groupby('row').size())
-    return res
-
-
-def arguments():
-    "What the terminal says"
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('prepared', help='folder by refers-prep')
-    p.add_argument('out', type=Path)
-    p.add_argument('--start', default='imagenet', help='what the encoder starts from; default: imagenet')
-    p.add_argument('--size', type=int, default=96)
-    p.add_argument('--epochs', type=int, default=12)
-    p.add_argument('--seeds', default='0,1,2')
-    p.add_argument('--rows', default='+'.join(ROWS), help='some rows, + between; default: all')
-    return p.parse_args()
-
-
 def main():
     "Train, judge and compare all rows"
-    a = arguments()
-    rows = a.rows.split('+')
-    unknown = set(rows) - set(ROWS)
-    if unknown: raise InputError(f'no row {unknown}: {", ".join(ROWS)}')
+    a = arguments(__doc__, ROWS)
     args = dict(size=a.size, start=a.start, max_len=64)
     df, store = read_studies(a.prepared), image_store(a.prepared)
     runs = []
-    for name, seed in tqdm([(name, int(seed)) for seed in a.seeds.split(',') for name in rows], desc='suspects'):
+    for name, seed in tqdm(a.todo, desc='suspects'):
         folder = a.out/f'{name.replace(" ", "_")}-{seed}'
         runs.append(measured(folder, df, store, name=name, seed=seed, epochs=a.epochs, args=args))
-    res = summary(pd.concat(runs))
+    judged = 'auroc', 'auroc 1 %', 'auroc 10 %', 'recall'
+    res = summary(pd.concat(runs), judged, ('best', 'gen', 'lowest_match', 'match', 'studies', 'minutes'))
     with atomic(a.out/'suspects.csv') as f: res.to_csv(f)
     sys.stdout.write(f'{res.round(3).to_string()}\n')
 

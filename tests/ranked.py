@@ -18,9 +18,11 @@ BASE = dict(preset='nano', start='random', size=32, bs=8, n_views=3, vocab=300, 
             epochs=4, precision='fp32', device='cpu') # 24 steps
 SGD = dict(opt='paper', lr=.01)                               # one gradient that differs by rounding moves no weight far
 RUNS = dict(
-    both=dict(clip=.5, near=.5, drop_sentences=.3, with_labels=1., rare_words=1., **SGD), # masked equal and similar reports, learned tau
+    # masked equal and similar reports, learned tau
+    both=dict(clip=.5, near=.5, drop_sentences=.3, with_labels=1., rare_words=1., **SGD),
     adamw=dict(clip=.5, freeze=1),                            # a layer of the report encoder stays as it is
-    parts=dict(bs=4, accum=2, clip=10., mask_same=False, learn_tau=False, with_labels=1., rare_words=1., **SGD), # a step in two parts
+    # a step in two parts
+    parts=dict(bs=4, accum=2, clip=10., mask_same=False, learn_tau=False, with_labels=1., rare_words=1., **SGD),
     still=dict(lr=1e-12, wd=0., clip=1e-9, epochs=1))         # no weight moves: the same validation to the last digit
 
 

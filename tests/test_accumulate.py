@@ -89,7 +89,8 @@ def fitted(learn, steps=3, lr=.05, **how):
 
 @pytest.mark.parametrize('fusion, loss, clip', [
     ('attention', {}, 1e9), ('attention', {}, .1), ('gate', dict(mask_same=False), .1), ('attention', dict(near=.3), .1),
-    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9), ('gate', dict(labels=3.), 1e9), ('attention', dict(rare=1.), 1e9)])
+    ('attention', dict(gen=0.), 1e9), ('attention', dict(match=0.), 1e9), ('gate', dict(labels=3.), 1e9),
+    ('attention', dict(rare=1.), 1e9)])
 def test_gradient_and_weights_are_those_of_the_large_batch(table, fusion, loss, clip):
     runs = []
     for bs, accum in ((16, 1), (4, 4)):
@@ -163,13 +164,13 @@ class BothPasses(LargeBatch):
         super().after_pred()
 
 
-@pytest.mark.slow
 def test_batch_normalisation_is_refused(table):
     "A part of the batch would be normalised by itself"
     learn = make(table, 4, 4, change=lambda model: model.vision.add_module('norm', torch.nn.BatchNorm2d(3)))
     with pytest.raises(InputError, match='vision.norm normalises over the images of a batch'): fitted(learn)
 
 
+@pytest.mark.slow
 def test_the_second_pass_draws_what_the_first_drew(table):
     "With dropout everywhere, patches and layers left out, layers computed twice, and under autocast"
     def change(model): recompute(drop_patches(model, .5))
